@@ -1,0 +1,6 @@
+//! Kubernetes objects as values: what every part of bosun knows of the API without asking anyone.
+//!
+//! No I/O, no clock, no runtime. Objects are `serde_json::Value` where they must survive a round trip
+//! unchanged (an API server, a patch), because typed structs drop what they do not know.
+
+pub mod status;

@@ -1,0 +1,7 @@
+//! The control plane: API server, store, scheduler and controllers.
+//!
+//! The API server keeps objects as JSON values and encodes them at the edge (JSON, YAML, protobuf). The
+//! scheduler and the controllers are clients of the API like any other and may run in processes of their own.
+
+pub mod identity;
+pub mod registry;

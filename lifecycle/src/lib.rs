@@ -1,0 +1,13 @@
+//! What every daemon shares around its work: logging, the signal to stop, supervised tasks, identity.
+
+pub mod logging;
+pub mod stop;
+
+pub use stop::Stop;
+
+/// Makes aws-lc-rs the process's TLS provider. Every `main` and every test that speaks TLS calls it first;
+/// a second call changes nothing.
+pub fn install_crypto() {
+    // An error only says that a provider is there already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
