@@ -1,1 +1,9 @@
-//! kernel
+//! The Linux kernel as the parts see it: each subsystem a small trait or value, with a fake beside it.
+//!
+//! Only this crate names netlink or nix, or spawns a program. Everything is synchronous, so that the CNI
+//! plugins need no runtime; a daemon calls it from a blocking thread.
+
+pub mod netns;
+
+#[cfg(test)]
+mod test;
