@@ -1,7 +1,11 @@
 //! What every daemon shares around its work: logging, the signal to stop, supervised tasks, identity.
 
+pub mod file;
+pub mod kubeconfig;
 pub mod logging;
+pub mod pki;
 pub mod stop;
+pub mod tls;
 
 pub use stop::Stop;
 
