@@ -1,0 +1,100 @@
+//! The measurements behind `hack/bench`. Each prints one line of JSON; the script sets ours beside the peer's.
+
+mod api;
+mod figures;
+mod memory;
+mod pods;
+mod proxy;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Subcommand)]
+enum Measurement {
+    /// Pod start, create to Ready as a watch sees it, the image being present.
+    Pods {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long)]
+        image: String,
+        #[arg(long, default_value_t = 10)]
+        singles: usize,
+        #[arg(long, default_value_t = 30)]
+        together: usize,
+        /// Leave the pods of the last step running, for a look at memory.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Writes of 1 kB objects a second.
+    Writes {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long)]
+        clients: usize,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Time to list `objects` config maps, as JSON and as protobuf, and the writes that make them.
+    List {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long, default_value_t = 10_000)]
+        objects: usize,
+    },
+    /// Delay from a write to the last of `clients` watches seeing it.
+    Watch {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long, default_value_t = 100)]
+        clients: usize,
+        #[arg(long, default_value_t = 100)]
+        writes: usize,
+    },
+    /// Services with two endpoints each, as objects only.
+    Services {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+    },
+    /// One endpoint's change, from the write to the rule in the kernel of this network namespace.
+    Endpoint {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long, default_value_t = 20)]
+        changes: usize,
+    },
+    /// Proportional set size of every process in the PID namespace of `pid`, by program, in MB.
+    Memory {
+        #[arg(long)]
+        pid: u32,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    lifecycle::install_crypto();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let line = match Cli::parse().measurement {
+        Measurement::Pods { kubeconfig, image, singles, together, keep } => {
+            runtime.block_on(pods::measure(&kubeconfig, &pods::Load { image, singles, together, keep }))?
+        }
+        Measurement::Writes { kubeconfig, clients, seconds } => {
+            runtime.block_on(api::writes(&kubeconfig, clients, seconds))?
+        }
+        Measurement::List { kubeconfig, objects } => runtime.block_on(api::list(&kubeconfig, objects))?,
+        Measurement::Watch { kubeconfig, clients, writes } => {
+            runtime.block_on(api::watch(&kubeconfig, clients, writes))?
+        }
+        Measurement::Services { kubeconfig, count } => runtime.block_on(proxy::services(&kubeconfig, count))?,
+        Measurement::Endpoint { kubeconfig, changes } => runtime.block_on(proxy::endpoint(&kubeconfig, changes))?,
+        Measurement::Memory { pid } => memory::measure(pid)?,
+    };
+    println!("{line}");
+    Ok(())
+}
