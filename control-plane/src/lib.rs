@@ -3,5 +3,9 @@
 //! The API server keeps objects as JSON values and encodes them at the edge (JSON, YAML, protobuf). The
 //! scheduler and the controllers are clients of the API like any other and may run in processes of their own.
 
+pub mod client;
+pub mod controller_manager;
+pub mod controllers;
 pub mod identity;
 pub mod registry;
+pub mod scheduler;

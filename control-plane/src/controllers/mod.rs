@@ -1,0 +1,74 @@
+//! The controllers. Each is informers and a queue of keys around a pure decision: what is observed in, what is
+//! to be done out.
+//!
+//! ```text
+//! watch (one a kind) -> informer -> handlers -> queue -> decide -> apply -> informer (what the API server answered)
+//! ```
+
+pub mod pods;
+pub mod selector;
+pub mod stores;
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::task::JoinSet;
+
+use crate::client::events::Events;
+use crate::controller_manager::Options;
+pub use stores::Stores;
+
+/// The controllers' names, as kube-controller-manager's `--controllers` takes them.
+pub const NAMES: [&str; 13] = [
+    "namespace-controller",
+    "serviceaccount-controller",
+    "root-ca-certificate-publisher-controller",
+    "replicaset-controller",
+    "deployment-controller",
+    "endpoints-controller",
+    "endpointslice-controller",
+    "endpointslice-mirroring-controller",
+    "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "node-ipam-controller",
+    "pod-garbage-collector-controller",
+    "garbage-collector-controller",
+];
+
+/// What all controllers share.
+pub struct Context {
+    pub client: Client,
+    pub events: Events,
+    pub stores: Stores,
+    pub options: Options,
+    /// The certificate authority to be published in each namespace, PEM.
+    pub root_ca: Option<String>,
+}
+
+impl Context {
+    /// The context, and the work behind it (watches and Events), which ends never.
+    pub fn new(client: Client, options: Options, root_ca: Option<String>) -> (Arc<Self>, impl Future<Output = ()>) {
+        let (events, recording) = Events::new(client.clone(), "controller-manager");
+        let (stores, watching) = Stores::new(&client);
+        let background = async move { tokio::join!(recording, watching) };
+        (Arc::new(Self { client, events, stores, options, root_ca }), async { drop(background.await) })
+    }
+}
+
+/// Runs the controllers of these names for ever.
+pub async fn run(context: Arc<Context>, names: &[&str]) {
+    let mut tasks = JoinSet::new();
+    for name in names {
+        spawn(&mut tasks, name, &context);
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended");
+        }
+    }
+    std::future::pending().await
+}
+
+fn spawn(tasks: &mut JoinSet<()>, name: &str, context: &Arc<Context>) {
+    let _ = (tasks, name, context);
+}
