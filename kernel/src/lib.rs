@@ -5,5 +5,7 @@
 
 pub mod netns;
 
+pub mod cgroup;
+pub mod mount;
 #[cfg(test)]
 mod test;
