@@ -1,1 +1,12 @@
-//! agent
+//! The agent stands in for the kubelet: it makes the pods that the API binds to this node run, and says how they are.
+//!
+//! Shape: each pod has one worker ([`pod`]) that compares the API's pod with what the container runtime holds,
+//! decides purely, acts through the CRI ([`runtime`]) and patches the pod's status.
+
+pub mod config;
+pub mod options;
+pub mod pod;
+pub mod runtime;
+
+pub use config::Config;
+pub use options::Options;
