@@ -4,6 +4,7 @@
 //! plugins need no runtime; a daemon calls it from a blocking thread.
 
 pub mod netns;
+pub mod process;
 
 pub mod cgroup;
 pub mod mount;
