@@ -3,4 +3,5 @@
 //! No I/O, no clock, no runtime. Objects are `serde_json::Value` where they must survive a round trip
 //! unchanged (an API server, a patch), because typed structs drop what they do not know.
 
+pub mod cni;
 pub mod status;

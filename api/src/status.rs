@@ -183,10 +183,8 @@ impl Status {
         };
         let mut status = Self::about(422, "Invalid", format!("{kind} {name:?} is invalid: {text}"), kind, name);
         let (plain, group) = kind.split_once('.').unwrap_or((kind, ""));
-        let causes: Vec<Value> = errors
-            .iter()
-            .map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.field}))
-            .collect();
+        let causes: Vec<Value> =
+            errors.iter().map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.field})).collect();
         status.details = json!({"name": name, "group": group, "kind": plain, "causes": causes});
         if group.is_empty() {
             drop_key(&mut status.details, "group");

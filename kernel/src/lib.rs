@@ -3,10 +3,14 @@
 //! Only this crate names netlink or nix, or spawns a program. Everything is synchronous, so that the CNI
 //! plugins need no runtime; a daemon calls it from a blocking thread.
 
-pub mod netns;
-pub mod process;
-
 pub mod cgroup;
+pub mod conntrack;
 pub mod mount;
+pub mod netlink;
+pub mod netns;
+pub mod nftables;
+pub mod process;
+pub mod sysctl;
+
 #[cfg(test)]
 mod test;
