@@ -4,4 +4,15 @@
 //! unchanged (an API server, a patch), because typed structs drop what they do not know.
 
 pub mod cni;
+pub mod fields;
+pub mod json;
+pub mod labels;
+pub mod meta;
+pub mod names;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+pub mod schema;
 pub mod status;
+pub mod time;
+pub mod yaml;

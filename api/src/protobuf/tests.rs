@@ -1,0 +1,186 @@
+use proptest::prelude::*;
+use serde_json::{Map, json};
+
+use super::*;
+use crate::schema::{SchemaOr, Type};
+
+/// What `kubectl create namespace a` sends, by hand: an empty creationTimestamp, spec and status.
+const NAMESPACE: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x1d\x0a\x17\x0a\x01a\x12\x00\x1a\x00\x22\x00\
+\x2a\x00\x32\x00\x38\x00\x42\x00\x5a\x03\x0a\x00\x12\x00\x12\x00\x1a\x00\x1a\x00\x22\x00";
+
+#[test]
+fn a_namespace_as_kubectl_sends_it() {
+    let object = decode(NAMESPACE).expect("decodes");
+    let want = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"": ""}},
+        "spec": {}, "status": {}});
+    assert_eq!(object, want);
+}
+
+#[test]
+fn zero_is_shown_where_go_shows_it() {
+    let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"},
+        "spec": {"replicas": 0, "minReadySeconds": 0, "paused": false, "selector": {},
+            "template": {"spec": {"hostNetwork": false, "containers": [{"name": ""}]}}}});
+    let shown = decode(&encode(&object).expect("encodes")).expect("decodes");
+    assert_eq!(
+        shown["spec"],
+        json!({"replicas": 0, "selector": {}, "template": {"spec": {"containers": [{"name": ""}]}}})
+    );
+}
+
+#[test]
+fn scalars_have_their_json_forms() {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "creationTimestamp": "2026-01-02T03:04:05Z", "labels": {"b": "c", "a": ""},
+            "managedFields": [{"fieldsV1": {"f:metadata": {}}}]},
+        "spec": {
+            "containers": [{
+                "name": "c", "command": ["a", ""],
+                "ports": [{"containerPort": 80, "hostPort": 8080}],
+                "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}},
+                "livenessProbe": {"httpGet": {"port": "http"}, "periodSeconds": 3},
+                "readinessProbe": {"tcpSocket": {"port": 80}},
+                "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k", "optional": false}}}],
+            }],
+            "ephemeralContainers": [{"name": "e", "image": "i", "targetContainerName": "c"}],
+            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "configMap": {"name": "m", "defaultMode": 420}}],
+            "tolerations": [{"tolerationSeconds": -1}],
+        },
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null}]},
+    });
+    let mut want = object.clone();
+    want["status"]["conditions"][0].as_object_mut().expect("object").shift_remove("lastProbeTime");
+    assert_eq!(decode(&encode(&object).expect("encodes")).expect("decodes"), want);
+}
+
+#[test]
+fn micro_times_bytes_and_extras() {
+    for object in [
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {},
+            "spec": {"renewTime": "2026-01-02T03:04:05.000600Z", "leaseDurationSeconds": 40}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "data": {"k": "AAEC/w=="}, "type": "Opaque"}),
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "t"},
+            "status": {"user": {"username": "u", "extra": {"a": ["b", "c"]}}}}),
+        json!({"apiVersion": "policy/v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0,
+            "preconditions": {"uid": "u"}, "propagationPolicy": "Background", "dryRun": ["All"]}),
+        json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": 404,
+            "details": {"name": "a", "causes": [{"field": "f"}]}}),
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "data": {"a": [1, {"b": null}]}, "revision": 3}),
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "spec": {"versions": [
+            {"name": "v1", "served": true, "storage": false, "schema": {"openAPIV3Schema": {
+                "items": {"type": "string"}, "additionalProperties": true, "default": [1],
+                "properties": {"a": {"additionalProperties": {"type": "integer"}}}}}}],
+            "group": "", "scope": "", "names": {"kind": "A", "plural": ""}}}),
+    ] {
+        let bytes = encode(&object).expect("encodes");
+        assert_eq!(decode(&bytes).expect("decodes"), object);
+    }
+}
+
+#[test]
+fn lists_and_watch_frames() {
+    let pod = json!({"metadata": {"name": "a"}});
+    let raw = encode_message(schema::by_kind("", "v1", "Pod").expect("known"), &pod).expect("encodes");
+    let meta = json!({"resourceVersion": "7"});
+    let list = encode_list("v1", "PodList", &meta, [raw.as_slice(), &raw].into_iter()).expect("encodes");
+    assert_eq!(
+        decode(&list).expect("decodes"),
+        json!({"apiVersion": "v1", "kind": "PodList", "metadata": meta, "items": [pod, pod]})
+    );
+    assert_eq!(watch_event_frame("ADDED", b"xy"), b"\0\0\0\x0d\x0a\x05ADDED\x12\x04\x0a\x02xy");
+}
+
+#[test]
+fn garbage_is_refused_in_words() {
+    assert_eq!(decode(b"{}"), Err(Error::NoMagic));
+    let unknown = seal("v1", "Nonsense", b"");
+    assert_eq!(
+        decode(&unknown).map_err(|e| e.to_string()),
+        Err("no kind \"Nonsense\" is registered for version \"v1\"".into())
+    );
+    assert_eq!(decode(&NAMESPACE[..NAMESPACE.len() - 12]), Err(Error::Truncated("Unknown")));
+    // 101 levels of JSONSchemaProps.not
+    let mut nested = Vec::new();
+    for _ in 0..150 {
+        let mut outer = Vec::new();
+        wire::put_bytes(&mut outer, 30, &nested);
+        nested = outer;
+    }
+    let props = schema::by_name("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");
+    let tag = props.and_then(|p| p.field("not")).expect("known").tag;
+    assert_eq!(tag, 30);
+    assert_eq!(decode_message(props.expect("known"), &nested), Err(Error::TooDeep));
+}
+
+/// A value of this type, at most `depth` objects deep, that Go would show in full.
+fn value(ty: Type, depth: u32) -> BoxedStrategy<Value> {
+    match ty {
+        Type::String => "[a-z]{1,5}".prop_map(Value::from).boxed(),
+        Type::Int32 => prop_oneof![1..i32::MAX, i32::MIN..0].prop_map(Value::from).boxed(),
+        Type::Int64 => prop_oneof![1..i64::MAX, i64::MIN..0].prop_map(Value::from).boxed(),
+        Type::Double => (1..1000_i32).prop_map(|n| Value::from(f64::from(n) / 8.0)).boxed(),
+        Type::Boolean => Just(Value::Bool(true)).boxed(),
+        Type::Bytes => prop::collection::vec(any::<u8>(), 1..5).prop_map(|b| STANDARD.encode(b).into()).boxed(),
+        Type::Time => (1..4_000_000_000_i64).prop_map(|s| crate::time::format(s).into()).boxed(),
+        Type::MicroTime => {
+            (1..4_000_000_000_i64, 0..999_999_u32).prop_map(|(s, m)| crate::time::format_micro(s, m).into()).boxed()
+        }
+        Type::Quantity => (1..5000_i64).prop_map(|m| crate::quantity::Quantity::of_milli(m).to_string().into()).boxed(),
+        Type::IntOrString => prop_oneof![(0..9).prop_map(Value::from), "[a-z]{1,3}".prop_map(Value::from)].boxed(),
+        Type::RawExtension | Type::FieldsV1 | Type::Json => "[a-z]{1,3}".prop_map(|k| json!({ k: [1, null] })).boxed(),
+        Type::StringList => prop::collection::vec("[a-z]{0,3}", 1..3).prop_map(Value::from).boxed(),
+        Type::Array(inner) => prop::collection::vec(value(*inner, depth), 1..3).prop_map(Value::Array).boxed(),
+        Type::Map(inner) => prop::collection::btree_map("[a-z]{0,3}", value(*inner, depth), 1..3)
+            .prop_map(|m| Value::Object(m.into_iter().collect()))
+            .boxed(),
+        Type::SchemaOr(SchemaOr::Bool, _) => any::<bool>().prop_map(Value::Bool).boxed(),
+        Type::SchemaOr(SchemaOr::StringArray, _) => {
+            prop::collection::vec("[a-z]{1,3}", 1..3).prop_map(Value::from).boxed()
+        }
+        Type::SchemaOr(SchemaOr::Array, _) => Just(json!([{"type": "string"}])).boxed(),
+        Type::Object(_) => match ty.definition() {
+            Some(definition) if depth > 0 => object(definition, depth - 1),
+            _ => Just(json!({})).boxed(),
+        },
+    }
+}
+
+/// A few fields of a definition.
+fn object(definition: &'static Definition, depth: u32) -> BoxedStrategy<Value> {
+    let root = |name: &str| matches!(name, "apiVersion" | "kind");
+    let fields: Vec<_> =
+        definition.fields.iter().filter(|f| f.tag != 0 || !root(f.name)).map(|f| (f.name, f.ty)).collect();
+    if fields.is_empty() {
+        return Just(json!({})).boxed();
+    }
+    let some = prop::sample::subsequence(fields.clone(), 0..=fields.len().min(4));
+    some.prop_flat_map(move |fields| {
+        fields
+            .into_iter()
+            .map(|(name, ty)| value(ty, depth).prop_map(move |v| (name.to_owned(), v)))
+            .collect::<Vec<_>>()
+    })
+    .prop_map(|entries| Value::Object(Map::from_iter(entries)))
+    .boxed()
+}
+
+fn any_object() -> impl Strategy<Value = (usize, Value)> {
+    let all = schema::definitions();
+    (0..all.len()).prop_flat_map(move |i| object(&all[i], 3).prop_map(move |o| (i, o)))
+}
+
+proptest! {
+    #[test]
+    fn every_definition_goes_both_ways((i, object) in any_object()) {
+        let definition = &schema::definitions()[i];
+        let bytes = encode_message(definition, &object).expect("encodes");
+        prop_assert_eq!(Value::Object(decode_message(definition, &bytes).expect("decodes")), object);
+    }
+
+    #[test]
+    fn nothing_panics(i in 0..862_usize, bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        let _ = decode_message(&schema::definitions()[i], &bytes);
+        let _ = decode(&[MAGIC.as_slice(), &bytes].concat());
+    }
+}
