@@ -70,6 +70,8 @@ enum Measurement {
         #[arg(long, default_value_t = 20)]
         changes: usize,
     },
+    /// Writes the images that bosun carries into `folder`, for a node that is not bosun's.
+    Archives { folder: PathBuf },
     /// Proportional set size of every process in the PID namespace of `pid`, by program, in MB.
     Memory {
         #[arg(long)]
@@ -93,6 +95,11 @@ fn main() -> anyhow::Result<()> {
         }
         Measurement::Services { kubeconfig, count } => runtime.block_on(proxy::services(&kubeconfig, count))?,
         Measurement::Endpoint { kubeconfig, changes } => runtime.block_on(proxy::endpoint(&kubeconfig, changes))?,
+        Measurement::Archives { folder } => {
+            std::fs::write(folder.join("pause.tar"), images::pause_archive())?;
+            std::fs::write(folder.join("echo.tar"), images::echo_archive())?;
+            serde_json::json!({"pause": images::PAUSE, "echo": images::ECHO})
+        }
         Measurement::Memory { pid } => memory::measure(pid)?,
     };
     println!("{line}");
