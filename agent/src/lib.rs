@@ -3,10 +3,13 @@
 //! Shape: each pod has one worker ([`pod`]) that compares the API's pod with what the container runtime holds,
 //! decides purely, acts through the CRI ([`runtime`]) and patches the pod's status.
 
+pub mod cgroup;
 pub mod config;
 pub mod options;
 pub mod pod;
+pub mod probe;
 pub mod runtime;
+pub mod volume;
 
 pub use config::Config;
 pub use options::Options;

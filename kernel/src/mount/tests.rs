@@ -24,10 +24,9 @@ impl Drop for Scratch {
 /// Runs `work` on a thread with a mount namespace of its own, or says that it may not.
 fn in_own_namespace(work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
-        if let Err(e) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS) {
-            return eprintln!("skipped: a mount namespace of its own: {e}");
+        if let Err(e) = own_namespace() {
+            return eprintln!("skipped: {e}");
         }
-        propagate(Path::new("/"), Propagation::Private, true).unwrap();
         work();
     });
     thread.join().unwrap();

@@ -1,0 +1,3 @@
+//! Probes of containers.
+
+pub mod exec;
