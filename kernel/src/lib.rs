@@ -5,7 +5,6 @@
 
 pub mod cgroup;
 pub mod conntrack;
-pub mod exec;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -50,7 +50,8 @@ mod tests {
         #[test]
         fn comes_back_as_it_went(created: u64, expires: u64, key: String, value: Vec<u8>) {
             let record = Record { created, expires, key: &key, value: &value };
-            prop_assert_eq!(Record::decode(&record.encode()), Some(record));
+            let encoded = record.encode();
+            prop_assert_eq!(Record::decode(&encoded), Some(record));
         }
 
         #[test]
