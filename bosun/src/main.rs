@@ -1,1 +1,100 @@
-fn main() {}
+//! The command: clusters on this machine, and every daemon as a subcommand.
+
+mod checks;
+mod cluster;
+mod daemons;
+mod down;
+mod image;
+mod kubeconfig;
+mod node;
+mod relay;
+mod status;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Kubernetes on this machine: clusters for development, and the daemons that make up a node and its control plane
+#[derive(Parser)]
+#[command(name = "bosun", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster on this machine, or resume it
+    Up(up::Options),
+    /// Remove a cluster of this machine and all that belongs to it
+    Down(down::Options),
+    /// Say how the clusters of this machine are
+    Status(status::Options),
+    /// Work with the images of a cluster's nodes
+    #[command(subcommand)]
+    Image(image::Command),
+    #[command(flatten)]
+    Daemon(daemons::Daemon),
+    /// PID 1 of a node: started by `up`
+    #[command(hide = true)]
+    Node(node::Options),
+    /// Imports the images that bosun carries: started by a node
+    #[command(hide = true)]
+    NodeImages(node::images::Options),
+    /// Joins a node's containerd to the registries that the host reaches: started by a node
+    #[command(hide = true)]
+    Relay(relay::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bosun: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    lifecycle::install_crypto();
+    let mut commands = Vec::new();
+    for words in arguments.split(|word| word == "+") {
+        match Cli::try_parse_from(std::iter::once(&OsString::from("bosun")).chain(words)) {
+            Ok(cli) => commands.push(cli.command),
+            Err(said) => {
+                said.print()?;
+                return Ok(ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(2)));
+            }
+        }
+    }
+    if commands.len() > 1 || matches!(commands.first(), Some(Command::Daemon(_))) {
+        let daemons: Option<Vec<_>> = commands.into_iter().map(daemon).collect();
+        let daemons = daemons.ok_or_else(|| anyhow::anyhow!("only daemons may be joined by +"))?;
+        return daemons::run(daemons).map(|()| ExitCode::SUCCESS);
+    }
+    commands.into_iter().try_for_each(alone).map(|()| ExitCode::SUCCESS)
+}
+
+fn daemon(command: Command) -> Option<daemons::Daemon> {
+    match command {
+        Command::Daemon(daemon) => Some(daemon),
+        _ => None,
+    }
+}
+
+fn alone(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(options) => up::run(&options),
+        Command::Down(options) => down::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Image(command) => image::run(&command),
+        Command::Daemon(daemon) => daemons::run(vec![daemon]),
+        Command::Node(options) => node::run(&options),
+        Command::NodeImages(options) => node::images::run(&options),
+        Command::Relay(options) => relay::run(&options),
+    }
+}

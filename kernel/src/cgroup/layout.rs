@@ -30,7 +30,8 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    pub(crate) fn has(&self, controller: &str) -> bool {
+    /// Whether the hierarchy limits by this controller, as `memory`; version 2 is taken to have all.
+    pub fn has(&self, controller: &str) -> bool {
         self.v2 || self.controllers.iter().any(|c| c == controller)
     }
 }

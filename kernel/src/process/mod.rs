@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 pub use identity::Identity;
-pub use namespaces::{Namespaces, inherit, isolate, set_hostname};
+pub use namespaces::{Namespaces, inherit, isolate, listener, set_hostname};
 pub use nix::sys::signal::Signal;
 pub use signals::Signals;
 
@@ -79,4 +79,54 @@ pub fn has_capability(number: u32) -> io::Result<bool> {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).ok_or(io::ErrorKind::InvalidData)?;
     Ok(mask >> number & 1 == 1)
+}
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot run {program}: {source}")]
+    Start { program: String, source: io::Error },
+    #[error("{program} failed with {status}: {said}")]
+    Failed { program: String, status: std::process::ExitStatus, said: String },
+}
+
+/// Runs a program to its end and returns what it printed. Its input is empty.
+///
+/// # Errors
+/// Where it cannot be started, or fails; then with the last line of its standard error.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String, RunError> {
+    let mut command = std::process::Command::new(program);
+    let output = command.args(arguments).stdin(std::process::Stdio::null()).output();
+    let program = program.to_owned();
+    let output = output.map_err(|source| RunError::Start { program: program.clone(), source })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim_end().lines().last().unwrap_or("it said nothing").to_owned();
+    Err(RunError::Failed { program, status: output.status, said })
+}
+
+/// Runs a program (`words` has its name first) whose input `write` gives.
+///
+/// # Errors
+/// Where it cannot be started or fails; or what `write` failed with, where the program itself had nothing to say.
+pub fn feed(words: &[String], write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> Result<(), RunError> {
+    use std::process::{Command, Stdio};
+    let program = words.first().cloned().unwrap_or_default();
+    let start = |source| RunError::Start { program: program.clone(), source };
+    let mut command = Command::new(&program);
+    command.args(words.get(1..).unwrap_or_default());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(start)?;
+    // A program that refuses its input early breaks the pipe; then what it says counts.
+    let wrote = child.stdin.take().map_or(Ok(()), |mut input| write(&mut input));
+    let output = child.wait_with_output().map_err(start)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim_end().lines().last().unwrap_or("it said nothing").to_owned();
+        let said = wrote.err().filter(|e| e.kind() != io::ErrorKind::BrokenPipe).map_or(said, |e| e.to_string());
+        return Err(RunError::Failed { program, status: output.status, said });
+    }
+    wrote.map_err(start)
 }

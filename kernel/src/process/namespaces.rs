@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -77,6 +78,21 @@ pub fn inherit(command: &mut Command, descriptor: &impl AsRawFd) {
             Ok(())
         });
     }
+}
+
+/// The listener that whoever started this process let it inherit under `number`.
+///
+/// # Errors
+/// Where no descriptor has that number, or one that does not listen.
+pub fn listener(number: RawFd) -> io::Result<TcpListener> {
+    // SAFETY: asks about a number only; what is not open is an error.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and by the contract of `inherit` it is this process's own.
+    let listener = unsafe { TcpListener::from_raw_fd(number) };
+    listener.local_addr()?;
+    Ok(listener)
 }
 
 /// # Errors

@@ -1,0 +1,58 @@
+//! The daemons as subcommands. One process may hold several: `bosun scheduler FLAGS + controller-manager FLAGS`.
+
+use anyhow::Context;
+use clap::Subcommand;
+use lifecycle::Stop;
+use tokio::task::JoinSet;
+
+/// A daemon with its flags, which are those of its original.
+#[derive(Subcommand)]
+pub enum Daemon {
+    /// Make scheduling decisions (kube-scheduler)
+    Scheduler(control_plane::scheduler::Options),
+    /// Run the controllers (kube-controller-manager)
+    ControllerManager(control_plane::controller_manager::Options),
+}
+
+impl Daemon {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Scheduler(_) => "scheduler",
+            Self::ControllerManager(_) => "controller-manager",
+        }
+    }
+
+    async fn run(self, stop: Stop) -> anyhow::Result<()> {
+        let name = self.name();
+        let done = match self {
+            Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
+            Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
+        };
+        done.context(name)
+    }
+}
+
+/// Runs them until a signal says stop. When one ends, all do: whoever supervises the process starts it again.
+///
+/// # Errors
+/// What the first of them failed with.
+pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
+    lifecycle::logging::init("info");
+    // Few threads: what they wait for is the network and the disk, and each costs memory.
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = Stop::new();
+        stop.at_signals()?;
+        let mut running = JoinSet::new();
+        for daemon in daemons {
+            running.spawn(daemon.run(stop.clone()));
+        }
+        let mut first = Ok(());
+        while let Some(ended) = running.join_next().await {
+            stop.stop();
+            first = first.and(ended.context("a daemon panicked").and_then(|result| result));
+        }
+        first
+    })
+}

@@ -1,0 +1,120 @@
+//! The files that the node's daemons read, in the formats of their originals.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::containerd;
+use super::mounts::RUN;
+use crate::cluster::{Cluster, Node};
+
+/// Every pod address of a cluster; each node has a part.
+pub const POD_NETWORK: &str = "10.244.0.0/16";
+/// Every service address of a cluster.
+pub const SERVICE_NETWORK: &str = "10.96.0.0/16";
+
+/// A file of the node's own programs.
+pub fn file(name: &str) -> PathBuf {
+    Path::new(RUN).join(name)
+}
+
+/// The host's name servers, to be read before /run is the node's own: those that more than the host itself can reach.
+pub fn host_resolv_conf() -> String {
+    let candidates = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    let texts = candidates.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let mut usable = texts.map(|text| without_loopback(&text));
+    usable.find(|text| text.lines().any(|line| line.starts_with("nameserver"))).unwrap_or_default()
+}
+
+fn without_loopback(text: &str) -> String {
+    let reachable = |line: &&str| {
+        let address = line.strip_prefix("nameserver").map(str::trim);
+        address.is_none_or(|address| address.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_loopback()))
+    };
+    text.lines().filter(reachable).map(|line| format!("{line}\n")).collect()
+}
+
+/// # Errors
+/// Where a file cannot be written.
+pub fn write(cluster: &Cluster, node: &Node, resolv_conf: &str) -> anyhow::Result<()> {
+    let position = cluster.nodes.iter().position(|other| other.name == node.name).unwrap_or_default();
+    put(&file("resolv.conf"), resolv_conf)?;
+    put(&file("kubelet.yaml"), &lifecycle::kubeconfig::to_yaml(&kubelet(cluster, node)))?;
+    put(&file("proxy.yaml"), &lifecycle::kubeconfig::to_yaml(&proxy(cluster, node)))?;
+    let network = serde_json::to_string_pretty(&pod_network(position))?;
+    put(Path::new("/etc/cni/net.d/10-bosun.conflist"), &network)
+}
+
+fn put(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+fn kubelet(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    let folder = cluster.paths().node(&node.name);
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": cluster.paths().certificate("ca.crt") },
+        },
+        "authorization": { "mode": "Webhook" },
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("{}/{}", cluster.cgroup(), node.name),
+        "clusterDomain": "cluster.local",
+        "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        "resolvConf": file("resolv.conf"),
+        "tlsCertFile": folder.join("kubelet-server.crt"),
+        "tlsPrivateKeyFile": folder.join("kubelet-server.key"),
+    })
+}
+
+fn proxy(cluster: &Cluster, node: &Node) -> serde_json::Value {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": { "kubeconfig": cluster.paths().node(&node.name).join("proxy.conf") },
+        "clusterCIDR": POD_NETWORK,
+        "hostnameOverride": node.name,
+        "mode": "nftables",
+    })
+}
+
+/// The pod network's CNI configuration list. The node at `position` has 10.244.POSITION.0/24.
+fn pod_network(position: usize) -> serde_json::Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "bosun",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": true,
+                "ipMasq": true,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{ "subnet": format!("10.244.{position}.0/24") }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_of_the_host_alone_are_left_out() {
+        let text = "# made by systemd\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.53\nsearch lan\n";
+        assert_eq!(without_loopback(text), "# made by systemd\nnameserver 192.0.2.53\nsearch lan\n");
+    }
+}

@@ -1,0 +1,141 @@
+//! The programs of a node and how each is called.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+
+use kernel::process::{Namespaces, inherit};
+
+use super::config::{POD_NETWORK, SERVICE_NETWORK, file};
+use super::containerd;
+use super::supervise::Spec;
+use super::supervisor::Program;
+use crate::cluster::{Cluster, Node, Paths};
+use crate::relay::Secret;
+
+/// What the registry relay is started with.
+pub struct Relay {
+    /// Where it runs.
+    pub host: Namespaces,
+    /// Where it listens: in the node.
+    pub listener: TcpListener,
+    pub address: SocketAddr,
+    pub secret: Secret,
+}
+
+/// Everything that the node runs, in the order in which it starts.
+///
+/// # Errors
+/// Where it is not known which program this is.
+pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<Vec<Program>> {
+    let bosun = std::env::current_exe()?;
+    let ours = |words: Vec<OsString>| {
+        let bosun = bosun.clone();
+        move || {
+            let mut command = Command::new(&bosun);
+            // Two arenas instead of one for each thread: the daemons wait more than they allocate.
+            command.args(&words).env("MALLOC_ARENA_MAX", "2");
+            Ok(command)
+        }
+    };
+    let paths = cluster.paths();
+    let relay = Rc::new(relay);
+    let proxied = Rc::clone(&relay);
+    Ok(vec![
+        program("relay", 0, None, move || relay_command(&relay)),
+        program("containerd", 0, None, move || Ok(containerd_command(&proxied))),
+        program("control-plane", 1, None, ours(control_plane(&paths, node))),
+        Program {
+            spec: Spec { name: IMAGES, once: true, after: None, phase: 2 },
+            command: Box::new(ours(words(&["node-images"]))),
+        },
+        program("agent", 2, Some(IMAGES), ours(agent(&paths, node))),
+        program("proxy", 2, None, ours(words(&["proxy", "--config", &file("proxy.yaml").to_string_lossy()]))),
+    ])
+}
+
+/// The job that must have succeeded before a pod can start.
+const IMAGES: &str = "images";
+
+fn program(
+    name: &'static str,
+    phase: u8,
+    after: Option<&'static str>,
+    command: impl Fn() -> io::Result<Command> + 'static,
+) -> Program {
+    Program { spec: Spec { name, once: false, after, phase }, command: Box::new(command) }
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+fn flag(name: &str, value: impl AsRef<Path>) -> OsString {
+    let mut flag = OsString::from(format!("--{name}="));
+    flag.push(value.as_ref());
+    flag
+}
+
+fn relay_command(relay: &Relay) -> io::Result<Command> {
+    // By its open file: the host's mount namespace may know this program by another path.
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["relay", "--listener", &relay.listener.as_raw_fd().to_string()]);
+    command.env("BOSUN_RELAY_SECRET", relay.secret.as_str());
+    inherit(&mut command, &relay.listener);
+    relay.host.enter(&mut command)?;
+    Ok(command)
+}
+
+fn containerd_command(relay: &Relay) -> Command {
+    let proxy = format!("http://bosun:{}@{}", relay.secret.as_str(), relay.address);
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(containerd::config_file());
+    for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
+        command.env(name, &proxy).env_remove(name.to_lowercase());
+    }
+    command.env_remove("NO_PROXY").env_remove("no_proxy");
+    command
+}
+
+fn control_plane(paths: &Paths, node: &Node) -> Vec<OsString> {
+    let certificate = |file: &str| paths.certificate(file);
+    vec![
+        "apiserver".into(),
+        flag("advertise-address", node.address.to_string()),
+        flag("secure-port", "6443"),
+        flag("data-dir", paths.store()),
+        flag("client-ca-file", certificate("ca.crt")),
+        flag("tls-cert-file", certificate("apiserver.crt")),
+        flag("tls-private-key-file", certificate("apiserver.key")),
+        flag("kubelet-certificate-authority", certificate("ca.crt")),
+        flag("kubelet-client-certificate", certificate("apiserver-kubelet-client.crt")),
+        flag("kubelet-client-key", certificate("apiserver-kubelet-client.key")),
+        flag("service-account-key-file", certificate("sa.pub")),
+        flag("service-account-signing-key-file", certificate("sa.key")),
+        flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
+        flag("service-cluster-ip-range", SERVICE_NETWORK),
+        "+".into(),
+        "scheduler".into(),
+        flag("kubeconfig", paths.kubeconfig("scheduler")),
+        "+".into(),
+        "controller-manager".into(),
+        flag("kubeconfig", paths.kubeconfig("controller-manager")),
+        flag("root-ca-file", certificate("ca.crt")),
+        flag("allocate-node-cidrs", "true"),
+        flag("cluster-cidr", POD_NETWORK),
+    ]
+}
+
+fn agent(paths: &Paths, node: &Node) -> Vec<OsString> {
+    vec![
+        "agent".into(),
+        flag("config", file("kubelet.yaml")),
+        flag("kubeconfig", paths.node(&node.name).join("kubelet.conf")),
+        flag("hostname-override", &node.name),
+        flag("node-ip", node.address.to_string()),
+    ]
+}

@@ -1,0 +1,97 @@
+//! The flags of `bosun up`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cluster::{DEFAULT_NAME, Settings, parse_name};
+
+#[derive(Args)]
+pub struct Options {
+    /// The cluster's name; its context in the kubeconfig is bosun-NAME
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, value_parser = parse_name)]
+    pub name: String,
+    /// The kubeconfig to merge the cluster into [default: ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// containerd's certs.d folder, which says how registries are reached
+    #[arg(long, value_name = "DIR")]
+    pub registry_config: Option<PathBuf>,
+    /// Who serves the container runtime interface
+    #[arg(long, value_enum, default_value_t = Cri::Containerd)]
+    pub cri: Cri,
+    /// Let pods reach what the host reaches, by rules on the host that `down` removes
+    #[arg(long)]
+    pub egress: bool,
+    /// How long to wait for the node to be Ready, as 90s or 2m; 0 does not wait
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    pub wait: Duration,
+}
+
+/// Servers of the container runtime interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cri {
+    /// containerd's own CRI plugin
+    Containerd,
+}
+
+impl Options {
+    /// What the cluster shall be like; paths as they lead from anywhere.
+    ///
+    /// # Errors
+    /// Where HOME or the working folder is not known and needed.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let absolute = |path: &Path| std::path::absolute(path);
+        let kubeconfig = match &self.kubeconfig {
+            Some(path) => absolute(path)?,
+            None => crate::kubeconfig::default_path()?,
+        };
+        let registry_config = self.registry_config.as_deref().map(absolute).transpose()?;
+        let cri = match self.cri {
+            Cri::Containerd => "containerd",
+        };
+        Ok(Settings { kubeconfig, registry_config, cri: cri.to_owned(), egress: self.egress })
+    }
+}
+
+/// A duration as Kubernetes' flags take it: numbers with `h`, `m`, `s` or `ms`, one after the other, or a bare 0.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration such as 90s, 2m or 1m30s");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(wrong()),
+        };
+        sum += Duration::from_millis(number.checked_mul(millis).ok_or_else(wrong)?);
+        rest = tail;
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(sum) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_kubernetes_writes_them() {
+        let seconds = |text| parse_duration(text).map(|d| d.as_secs_f64());
+        assert_eq!(seconds("0"), Ok(0.0));
+        assert_eq!(seconds("1m30s"), Ok(90.0));
+        assert_eq!(seconds("250ms"), Ok(0.25));
+        assert!(["", "2", "m", "2x", "1.5h", "-1s", "99999999999999999999s"].into_iter().all(|t| seconds(t).is_err()));
+    }
+}
