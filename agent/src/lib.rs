@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod config;
+pub mod log;
 pub mod options;
 pub mod pod;
 pub mod probe;
