@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kernel::process::{Signal, Signals, kill, reap};
+use kernel::process::{Signal, Signals, kill, reap, unblocked};
 
 use super::log;
 use super::supervise::{Action, Event, Spec, Supervise};
@@ -108,6 +108,7 @@ fn spawn(program: &Program, logs: &Path) -> anyhow::Result<u32> {
     log::keep(reader, &logs.join(program.spec.name).with_added_extension("log"))?;
     let mut command = (program.command)()?;
     command.current_dir("/").stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    unblocked(&mut command);
     let child = command.spawn().with_context(|| format!("run {}", command.get_program().display()))?;
     Ok(child.id())
 }

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 pub use identity::Identity;
 pub use namespaces::{Namespaces, inherit, isolate, listener, set_hostname};
 pub use nix::sys::signal::Signal;
-pub use signals::Signals;
+pub use signals::{Signals, unblocked};
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,7 @@ pub enum RunError {
 /// Where it cannot be started, or fails; then with the last line of its standard error.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, RunError> {
     let mut command = std::process::Command::new(program);
+    unblocked(&mut command);
     let output = command.args(arguments).stdin(std::process::Stdio::null()).output();
     let program = program.to_owned();
     let output = output.map_err(|source| RunError::Start { program: program.clone(), source })?;
@@ -117,6 +118,7 @@ pub fn feed(words: &[String], write: impl FnOnce(&mut dyn io::Write) -> io::Resu
     let start = |source| RunError::Start { program: program.clone(), source };
     let mut command = Command::new(&program);
     command.args(words.get(1..).unwrap_or_default());
+    unblocked(&mut command);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(start)?;
     // A program that refuses its input early breaks the pipe; then what it says counts.

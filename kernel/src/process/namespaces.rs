@@ -47,6 +47,7 @@ impl Namespaces {
 /// # Errors
 /// Without CAP_SYS_ADMIN, where the kernel lacks one of them, or where the program cannot be started.
 pub fn isolate(mut command: Command) -> io::Result<Child> {
+    super::unblocked(&mut command);
     // SAFETY: setsid is a bare system call, which a child may make between fork and exec.
     unsafe {
         command.pre_exec(|| {
