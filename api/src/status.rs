@@ -112,11 +112,13 @@ pub struct Status {
     pub message: String,
     /// `Status.details`, or null.
     pub details: Value,
+    /// `Status.metadata`: where to go on with a list that broke off. Null elsewhere.
+    pub list_metadata: Value,
 }
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null }
+        Self { code, reason, message: message.into(), details: Value::Null, list_metadata: Value::Null }
     }
 
     /// `resource` is the qualified plural, as `deployments.apps` or `pods`.
@@ -200,7 +202,7 @@ impl Status {
                 drop_key(&mut details, key);
             }
         }
-        Self { code, reason, message, details }
+        Self { code, reason, message, details, list_metadata: Value::Null }
     }
 
     /// The object as it goes over the wire.
@@ -212,6 +214,9 @@ impl Status {
         });
         if self.details.is_null() {
             drop_key(&mut value, "details");
+        }
+        if !self.list_metadata.is_null() {
+            value["metadata"] = self.list_metadata.clone();
         }
         value
     }

@@ -19,4 +19,5 @@ pub mod scheduler;
 pub mod server;
 pub mod store;
 pub mod token;
+pub mod verbs;
 pub mod watch;

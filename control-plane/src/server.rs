@@ -2,15 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::status::Status;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use crate::ports::Ports;
-use crate::registry::{Registry, Resource, storage};
+use crate::registry::{Registry, Resource, Subresource, storage};
+use crate::request::Metrics;
 use crate::store::{self, Range, Store};
+use crate::verbs::{Call, Change, DeleteOptions, Deleted};
 use crate::watch::Hubs;
 
 /// What the flags decided, for whoever serves a request.
@@ -31,6 +35,15 @@ pub struct Config {
 /// Tells the time; tests put their own in.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
+/// One object.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub resource: &'static Resource,
+    /// Empty for a kind without.
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
 /// The API server's state, shared by all requests.
 pub struct Server {
     pub store: Arc<dyn Store>,
@@ -39,11 +52,32 @@ pub struct Server {
     pub config: Config,
     pub ports: Ports,
     pub(crate) hubs: Hubs,
+    pub(crate) metrics: Metrics,
+    /// Requests that may be worked on at a time, watches and streams aside.
+    pub(crate) in_flight: Semaphore,
+    /// Whether what must be there from the first moment is there.
+    pub(crate) ready: AtomicBool,
+    /// Whether new requests should go elsewhere.
+    pub(crate) stopping: AtomicBool,
 }
+
+/// Upstream's two limits (400 reads, 200 writes) in one.
+const IN_FLIGHT: usize = 600;
 
 impl Server {
     pub fn new(store: Arc<dyn Store>, registry: Registry, clock: Clock, config: Config, ports: Ports) -> Self {
-        Self { store, registry, clock, config, ports, hubs: Hubs::default() }
+        Self {
+            store,
+            registry,
+            clock,
+            config,
+            ports,
+            hubs: Hubs::default(),
+            metrics: Metrics::default(),
+            in_flight: Semaphore::new(IN_FLIGHT),
+            ready: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// Seconds since 1970.
@@ -76,6 +110,58 @@ impl Server {
         let range = Range { prefix: storage::scope(resource, namespace), ..Range::default() };
         let listing = self.store.range(range).await.map_err(from_store)?;
         listing.entries.iter().map(|entry| decode(resource, entry)).collect()
+    }
+
+    /// Stores a new object, as a client's create would.
+    ///
+    /// # Errors
+    /// What the API answers.
+    pub async fn create(
+        &self,
+        resource: &'static Resource,
+        namespace: &str,
+        object: Value,
+    ) -> Result<Arc<Value>, Status> {
+        let mut call = Call::internal(resource, namespace, "");
+        self.create_object(&mut call, object).await.map(Arc::new)
+    }
+
+    /// Changes an object, or a part of it, as a client's update or patch would. `Change::Replace` with a
+    /// resourceVersion fails where the object changed meanwhile.
+    ///
+    /// # Errors
+    /// What the API answers.
+    pub async fn update(
+        &self,
+        target: Target<'_>,
+        subresource: Option<Subresource>,
+        change: Change,
+    ) -> Result<Arc<Value>, Status> {
+        let mut call = Call::internal(target.resource, target.namespace, target.name);
+        call.subresource = subresource;
+        self.update_object(&mut call, &change).await.map(|updated| Arc::new(updated.object))
+    }
+
+    /// Changes an object by a function of it, again and again until nobody interferes.
+    ///
+    /// # Errors
+    /// What the API answers, or what the function does.
+    pub async fn patch(
+        &self,
+        target: Target<'_>,
+        subresource: Option<Subresource>,
+        patch: impl Fn(&Value) -> Result<Value, Status> + Send + Sync + 'static,
+    ) -> Result<Arc<Value>, Status> {
+        self.update(target, subresource, Change::Patch(Box::new(patch))).await
+    }
+
+    /// Deletes an object, or begins to.
+    ///
+    /// # Errors
+    /// What the API answers.
+    pub async fn delete(&self, target: Target<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
+        let mut call = Call::internal(target.resource, target.namespace, target.name);
+        self.delete_object(&mut call, options).await
     }
 }
 

@@ -45,6 +45,39 @@ pub enum Subresource {
     Proxy,
 }
 
+impl Subresource {
+    const PATHS: &'static [(Self, &'static str)] = &[
+        (Self::Status, "status"),
+        (Self::Scale, "scale"),
+        (Self::Finalize, "finalize"),
+        (Self::Binding, "binding"),
+        (Self::Eviction, "eviction"),
+        (Self::EphemeralContainers, "ephemeralcontainers"),
+        (Self::Resize, "resize"),
+        (Self::Token, "token"),
+        (Self::Log, "log"),
+        (Self::Exec, "exec"),
+        (Self::Attach, "attach"),
+        (Self::PortForward, "portforward"),
+        (Self::Proxy, "proxy"),
+    ];
+
+    /// As it stands in a path.
+    pub fn path(self) -> &'static str {
+        Self::PATHS.iter().find(|(known, _)| *known == self).map_or("", |(_, path)| path)
+    }
+
+    /// From a path's segment.
+    pub fn parse(path: &str) -> Option<Self> {
+        Self::PATHS.iter().find(|(_, known)| *known == path).map(|(subresource, _)| *subresource)
+    }
+
+    /// Whether a request to it is a stream, or goes on to somebody else.
+    pub fn is_connect(self) -> bool {
+        matches!(self, Self::Log | Self::Exec | Self::Attach | Self::PortForward | Self::Proxy)
+    }
+}
+
 /// A column of a Table answer.
 pub struct Column {
     /// As `Ready`; the client prints it in capitals.

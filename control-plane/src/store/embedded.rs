@@ -64,10 +64,6 @@ impl Shared {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn is_watched(&self, key: &str) -> bool {
-        self.watchers().all.iter().any(|w| key.starts_with(&w.prefix))
-    }
-
     /// Hands events to whom they concern. A watcher whose buffer is full is cut.
     pub fn dispatch(&self, events: &[Event]) {
         let mut watchers = self.watchers();
@@ -286,6 +282,10 @@ impl Store for Embedded {
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Listing, Error>> {
         self.aside(move |shared| shared.range(&range)).boxed()
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.shared.read().get(key, Revision::MAX).is_some()
     }
 
     fn count(&self, prefix: &str) -> usize {

@@ -149,6 +149,9 @@ pub trait Store: Send + Sync {
     /// `Compacted` or `Future` for `at`.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Listing, Error>>;
 
+    /// Whether a key is there, from memory.
+    fn contains(&self, key: &str) -> bool;
+
     /// How many keys begin with `prefix`, without reading them.
     fn count(&self, prefix: &str) -> usize;
 

@@ -144,11 +144,11 @@ impl Batch<'_> {
         let created = current.map_or(place.0, |v| v.created);
         let version = Version { place, created: if value.is_some() { created } else { 0 }, expires };
         let previous = match current {
-            Some(version) if self.shared.is_watched(key) => {
+            Some(version) => {
                 let record = log.get(version.place).map_err(|e| engine("read", e))?;
                 record.and_then(|r| Record::decode(r.value()).map(|r| Bytes::copy_from_slice(r.value)))
             }
-            _ => None,
+            None => None,
         };
         let bytes = value.map_or(&[][..], |v| v);
         let record = Record { created: version.created, expires, key, value: bytes }.encode();

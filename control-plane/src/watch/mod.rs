@@ -3,9 +3,11 @@
 
 mod change;
 mod hub;
+mod selection;
 
 pub use change::{Change, FrameKey};
 pub use hub::{Hubs, Message, Subscription};
+pub use selection::Selection;
 
 /// What a watch event says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
