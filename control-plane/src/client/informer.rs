@@ -8,13 +8,17 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{Key, now};
+
+/// The delays before a broken watch is tried again.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LAST_DELAY: Duration = Duration::from_secs(5);
 
 /// A kind that an informer can hold.
 pub trait Kind: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
@@ -149,22 +153,11 @@ impl<K: Kind> Informer<K> {
         }
     }
 
-    /// Keeps the copy current for ever; a lost connection is tried again with a back-off of at most 5 s.
+    /// Keeps the copy current for ever.
     pub async fn run(&self, api: Api<K>, config: watcher::Config) {
-        let mut stream = std::pin::pin!(watcher(api, config.streaming_lists()));
-        let mut delay = Duration::from_millis(100);
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(event) => {
-                    delay = Duration::from_millis(100);
-                    self.observe(event);
-                }
-                Err(error) => {
-                    tracing::debug!(kind = std::any::type_name::<K>(), %error, "the watch broke off");
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_secs(5));
-                }
-            }
+        let mut events = std::pin::pin!(events(api, config));
+        while let Some(event) = events.next().await {
+            self.observe(event);
         }
     }
 
@@ -268,6 +261,26 @@ impl<K: Kind> Informer<K> {
     fn write<T>(&self, f: impl FnOnce(&mut State<K>) -> T) -> T {
         f(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The events of a watch without end: a lost connection is tried again with a delay of at most 5 s.
+pub fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>> + Send
+where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let stream = Box::pin(watcher(api, config.streaming_lists()));
+    futures::stream::unfold((stream, FIRST_DELAY), |(mut stream, mut delay)| async move {
+        loop {
+            match stream.next().await? {
+                Ok(event) => return Some((event, (stream, FIRST_DELAY))),
+                Err(error) => {
+                    tracing::debug!(kind = std::any::type_name::<K>(), %error, "the watch broke off");
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(LAST_DELAY);
+                }
+            }
+        }
+    })
 }
 
 impl<K: kube::Resource> State<K> {

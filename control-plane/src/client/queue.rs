@@ -62,6 +62,13 @@ impl<K: Clone + Eq + Hash + std::fmt::Debug + Send> Queue<K> {
         self.wake.notify_one();
     }
 
+    /// Adds the key, if there is one.
+    pub fn add_some(&self, key: Option<K>) {
+        if let Some(key) = key {
+            self.add(key);
+        }
+    }
+
     /// Adds a key after `delay`; several delays of one key are all kept, as each may stand for another deadline.
     pub fn add_after(&self, key: K, delay: Duration) {
         let mut state = self.state();

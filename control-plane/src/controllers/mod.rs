@@ -5,8 +5,17 @@
 //! watch (one a kind) -> informer -> handlers -> queue -> decide -> apply -> informer (what the API server answered)
 //! ```
 
+mod deployment;
+mod endpoints;
+mod hash;
+mod namespace;
+mod ownership;
 pub mod pods;
+mod replica_set;
+mod resources;
+mod root_ca;
 pub mod selector;
+mod service_account;
 pub mod stores;
 
 use std::sync::Arc;
@@ -51,7 +60,7 @@ impl Context {
         let (events, recording) = Events::new(client.clone(), "controller-manager");
         let (stores, watching) = Stores::new(&client);
         let background = async move { tokio::join!(recording, watching) };
-        (Arc::new(Self { client, events, stores, options, root_ca }), async { drop(background.await) })
+        (Arc::new(Self { client, events, stores, options, root_ca }), async { _ = background.await })
     }
 }
 
@@ -70,5 +79,16 @@ pub async fn run(context: Arc<Context>, names: &[&str]) {
 }
 
 fn spawn(tasks: &mut JoinSet<()>, name: &str, context: &Arc<Context>) {
-    let _ = (tasks, name, context);
+    let context = context.clone();
+    match name {
+        "namespace-controller" => drop(tasks.spawn(namespace::run(context))),
+        "serviceaccount-controller" => drop(tasks.spawn(service_account::run(context))),
+        "root-ca-certificate-publisher-controller" => drop(tasks.spawn(root_ca::run(context))),
+        "endpoints-controller" => drop(tasks.spawn(endpoints::run_endpoints(context))),
+        "endpointslice-controller" => drop(tasks.spawn(endpoints::run_slices(context))),
+        "endpointslice-mirroring-controller" => drop(tasks.spawn(endpoints::run_mirroring(context))),
+        "replicaset-controller" => drop(tasks.spawn(replica_set::run(context))),
+        "deployment-controller" => drop(tasks.spawn(deployment::run(context))),
+        _ => {}
+    }
 }
