@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod conntrack;
+pub mod exec;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
