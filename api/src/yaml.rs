@@ -68,11 +68,11 @@ mod tests {
 
     #[test]
     fn reads_scalars_as_kubernetes_does() {
-        let text = "mode: 0644\noctal: 0o17\nf: 1.0\nbig: 1e3\nyes_: yes\non: on\nq: \"0644\"\nn: ~\nport: 80\nv: 1.10.0\nt: 2026-01-02\n? 1\n: one\n";
+        let text = "mode: 0644\noctal: 0o17\nf: 1.0\nbig: 1e3\nyes_: yes\non: on\nq: \"0644\"\nnone: ~\nport: 80\nv: 1.10.0\nt: 2026-01-02\n? 1\n: one\n";
         let parsed = parse(text.as_bytes()).expect("YAML");
         assert_eq!(
             parsed.value,
-            json!({"mode": 420, "octal": 15, "f": 1, "big": 1000, "yes_": true, "true": true, "q": "0644", "n": null,
+            json!({"mode": 420, "octal": 15, "f": 1, "big": 1000, "yes_": true, "true": true, "q": "0644", "none": null,
                 "port": 80, "v": "1.10.0", "t": "2026-01-02", "1": "one"})
         );
     }

@@ -6,7 +6,7 @@ use crate::schema::{SchemaOr, Type};
 
 /// What `kubectl create namespace a` sends, by hand: an empty creationTimestamp, spec and status.
 const NAMESPACE: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x1d\x0a\x17\x0a\x01a\x12\x00\x1a\x00\x22\x00\
-\x2a\x00\x32\x00\x38\x00\x42\x00\x5a\x03\x0a\x00\x12\x00\x12\x00\x1a\x00\x1a\x00\x22\x00";
+\x2a\x00\x32\x00\x38\x00\x42\x00\x5a\x04\x0a\x00\x12\x00\x12\x00\x1a\x00\x1a\x00\x22\x00";
 
 #[test]
 fn a_namespace_as_kubectl_sends_it() {
@@ -104,12 +104,12 @@ fn garbage_is_refused_in_words() {
     let mut nested = Vec::new();
     for _ in 0..150 {
         let mut outer = Vec::new();
-        wire::put_bytes(&mut outer, 30, &nested);
+        wire::put_bytes(&mut outer, 28, &nested);
         nested = outer;
     }
     let props = schema::by_name("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");
     let tag = props.and_then(|p| p.field("not")).expect("known").tag;
-    assert_eq!(tag, 30);
+    assert_eq!(tag, 28);
     assert_eq!(decode_message(props.expect("known"), &nested), Err(Error::TooDeep));
 }
 
