@@ -1,6 +1,7 @@
 //! What kinds of object there are. One `Resource` row declares a kind, and every verb works for it.
 
 pub mod events;
+pub mod kinds;
 pub mod resource;
 pub mod storage;
 

@@ -16,9 +16,9 @@ pub struct Resource {
     pub categories: &'static [&'static str],
     pub namespaced: bool,
     pub subresources: &'static [Subresource],
-    /// What `kubectl get` prints after the name.
+    /// What `kubectl get` prints after the name. A row with a column `Name` (events) says itself where the name stands.
     pub columns: &'static [Column],
-    /// Fields, beside metadata.name and metadata.namespace, that a field selector may name.
+    /// Fields, beside metadata.name and metadata.namespace, that a field selector may name; `kinds::selected` reads them.
     pub selectable: &'static [&'static str],
     /// How long an object lives after its last write, where it expires (Events).
     pub expires_after: Option<std::time::Duration>,
@@ -156,7 +156,7 @@ pub trait Strategy: Send + Sync {
         Ok(())
     }
 
-    /// The claims that this object holds, as `serviceips/10.96.0.1` or `nodeports/30080/TCP`. The store writes the
+    /// The claims that this object holds, as `serviceips/10.96.0.1` or `nodeports/30080`. The store writes the
     /// object and takes its new claims in one transaction, and frees them with it.
     fn claims(&self, _object: &Value) -> Vec<String> {
         Vec::new()

@@ -1,0 +1,129 @@
+use super::*;
+
+fn made(spec: Value) -> Value {
+    let mut service = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec});
+    Services.default(&mut service);
+    Services.prepare_create(&mut service);
+    service
+}
+
+fn said(errors: Vec<FieldError>) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_plain_service_gets_its_defaults() {
+    let mut service = made(json!({"selector": {"app": "web"}, "ports": [{"port": 80}]}));
+    Services.allocate(&mut service, &|_| false, 0).expect("free");
+    assert_eq!(
+        service["spec"],
+        json!({"selector": {"app": "web"},
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
+            "sessionAffinity": "None", "type": "ClusterIP", "internalTrafficPolicy": "Cluster",
+            "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"],
+            "clusterIPs": ["10.96.1.1"], "clusterIP": "10.96.1.1"})
+    );
+    assert_eq!(said(Services.validate(&service)), [] as [&str; 0]);
+    assert_eq!(Services.claims(&service), ["serviceips/10.96.1.1"]);
+}
+
+#[test]
+fn taken_values_are_stepped_over() {
+    let mut service = made(json!({"type": "NodePort", "ports": [
+        {"name": "a", "port": 53, "protocol": "UDP"}, {"name": "b", "port": 53}, {"name": "c", "port": 80}]}));
+    let taken = |claim: &str| matches!(claim, "serviceips/10.96.1.1" | "nodeports/30086");
+    Services.allocate(&mut service, &taken, 0).expect("free");
+    assert_eq!(service["spec"]["clusterIP"], "10.96.1.2");
+    let nodes: Vec<&Value> = list(&service, "/spec/ports").iter().map(|p| &p["nodePort"]).collect();
+    assert_eq!(nodes, [&json!(30_087), &json!(30_087), &json!(30_088)]);
+    assert_eq!(Services.claims(&service), ["serviceips/10.96.1.2", "nodeports/30087", "nodeports/30088"]);
+    assert!(Services.allocate(&mut made(json!({"ports": [{"port": 1}]})), &|_| true, 5).is_err());
+}
+
+#[test]
+fn headless_and_external_names_get_no_address() {
+    let headless = made(json!({"clusterIP": "None", "selector": {"a": "b"}}));
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    assert!(Services.claims(&headless).is_empty());
+    let free = made(json!({"clusterIP": "None"}));
+    assert_eq!(
+        (&free["spec"]["ipFamilies"], &free["spec"]["ipFamilyPolicy"]),
+        (&json!(["IPv4", "IPv6"]), &json!("RequireDualStack"))
+    );
+    assert!(said(Services.validate(&free)).is_empty());
+    let named = made(json!({"type": "ExternalName", "externalName": "example.com"}));
+    assert_eq!(
+        named["spec"],
+        json!({"type": "ExternalName", "externalName": "example.com", "sessionAffinity": "None"})
+    );
+    assert!(said(Services.validate(&named)).is_empty());
+}
+
+#[test]
+fn faults_are_told_in_the_words_of_the_api() {
+    let faults = |spec| said(Services.validate(&made(spec)));
+    assert_eq!(faults(json!({})), ["spec.ports: Required value"]);
+    assert_eq!(
+        faults(json!({"ports": [{"port": 80}, {"port": 80, "name": "b", "nodePort": 30001}]})),
+        [
+            "spec.ports[0].name: Required value",
+            "spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+            "spec.ports[1]: Duplicate value: {\"protocol\":\"TCP\",\"port\":80,\"targetPort\":0}",
+        ]
+    );
+    assert_eq!(
+        faults(json!({"type": "NodePort", "ports": [{"port": 0, "targetPort": "x", "nodePort": 80}]})),
+        [
+            "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767",
+        ]
+    );
+    assert_eq!(
+        faults(json!({"type": "Odd", "ports": [{"port": 80}]})),
+        [
+            "spec.type: Unsupported value: \"Odd\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""
+        ]
+    );
+    assert_eq!(
+        faults(json!({"clusterIP": "1.2.3.4", "ports": [{"port": 80}]})),
+        [
+            "spec.clusterIPs: Invalid value: [\"1.2.3.4\"]: failed to allocate IP 1.2.3.4: the provided IP (1.2.3.4) is not in the valid range. The range of valid IPs is 10.96.0.0/16"
+        ]
+    );
+    assert_eq!(
+        Services.claimed("nodeports/30080").to_string(),
+        "spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated"
+    );
+}
+
+#[test]
+fn an_update_keeps_what_was_allocated() {
+    let mut old = made(json!({"type": "NodePort", "ports": [{"port": 80}]}));
+    Services.allocate(&mut old, &|_| false, 7).expect("free");
+    let mut new = made(json!({"type": "NodePort", "ports": [{"port": 80}]}));
+    Services.prepare_update(&mut new, &old);
+    assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"]);
+    assert_eq!(new["spec"]["ports"][0]["nodePort"], old["spec"]["ports"][0]["nodePort"]);
+
+    let mut plain = old.clone();
+    plain["spec"]["type"] = "ClusterIP".into();
+    Services.prepare_update(&mut plain, &old);
+    assert_eq!(plain["spec"]["ports"][0].get("nodePort"), None);
+    assert_eq!(plain["spec"].get("externalTrafficPolicy"), None);
+    assert!(said(Services.validate(&plain)).is_empty());
+
+    let mut moved = old.clone();
+    moved["spec"]["clusterIP"] = "10.96.9.9".into();
+    Services.prepare_update(&mut moved, &old);
+    assert_eq!(
+        said(Services.validate_update(&moved, &old)),
+        ["spec.clusterIPs[0]: Invalid value: [\"10.96.9.9\"]: may not change once set"]
+    );
+}
+
+#[test]
+fn columns() {
+    let service = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
+    assert_eq!((ports(&service).as_str(), external(&service).as_str()), ("80:30080/TCP", "<none>"));
+    assert_eq!(external(&json!({"spec": {"type": "LoadBalancer"}})), "<pending>");
+}

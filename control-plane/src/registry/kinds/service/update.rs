@@ -1,0 +1,99 @@
+//! What an update of a Service keeps, and what it may not change.
+
+use api::status::FieldError;
+use serde_json::{Value, json};
+
+use super::super::object::{child, keep_status, list, list_mut, number, put, remove, text, unset};
+use super::{has_cluster_ip, has_node_ports, is_external, is_headless};
+
+/// Brings over what was allocated and the client left out, and drops what the new type has no use for.
+pub(super) fn carry_over(new: &mut Value, old: &Value) {
+    keep_status(new, old);
+    if has_cluster_ip(old) && has_cluster_ip(new) {
+        keep_address(new, old);
+    }
+    if has_node_ports(old) && has_node_ports(new) {
+        keep_node_ports(new, old);
+    }
+    if has_cluster_ip(old) && !has_cluster_ip(new) {
+        drop_same(new, old, &["clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]);
+        if new["spec"].get("clusterIPs").is_none() {
+            drop_same(new, old, &["clusterIP"]);
+        }
+    }
+    if has_node_ports(old) && !has_node_ports(new) && node_ports(old) == node_ports(new) {
+        if let Some(spec) = child(new, "spec") {
+            list_mut(spec, "ports").iter_mut().for_each(|port| remove(port, "nodePort"));
+        }
+    }
+    if text(old, "/spec/type") == "LoadBalancer" && text(new, "/spec/type") != "LoadBalancer" {
+        drop_same(new, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    if is_external(old) && !is_external(new) {
+        drop_same(new, old, &["externalTrafficPolicy"]);
+    }
+    if text(new, "/spec/type") != "LoadBalancer" {
+        put(new, "status", json!({"loadBalancer": {}}));
+    }
+}
+
+/// A client that writes without an address means the one there is. One that changes only one of the twins means both.
+fn keep_address(new: &mut Value, old: &Value) {
+    let Some(spec) = child(new, "spec") else { return };
+    let before = &old["spec"];
+    if unset(spec, "clusterIP") && unset(spec, "clusterIPs") {
+        put(spec, "clusterIP", before["clusterIP"].clone());
+        put(spec, "clusterIPs", before["clusterIPs"].clone());
+    } else if spec["clusterIP"] != before["clusterIP"] && spec["clusterIPs"] == before["clusterIPs"] {
+        let address = spec["clusterIP"].clone();
+        put(spec, "clusterIPs", json!([address]));
+    }
+}
+
+fn keep_node_ports(new: &mut Value, old: &Value) {
+    let identity = |port: &Value| (text(port, "/protocol").to_owned(), number(port, "/port"));
+    let mut used: Vec<i64> = node_ports(new);
+    let Some(spec) = child(new, "spec") else { return };
+    for port in list_mut(spec, "ports") {
+        if number(port, "/nodePort") != 0 {
+            continue;
+        }
+        let same = list(old, "/spec/ports").iter().find(|before| identity(before) == identity(port));
+        let kept = same.map_or(0, |before| number(before, "/nodePort"));
+        if kept != 0 && !used.contains(&kept) {
+            put(port, "nodePort", kept);
+            used.push(kept);
+        }
+    }
+}
+
+fn node_ports(service: &Value) -> Vec<i64> {
+    let all = list(service, "/spec/ports").iter().map(|port| number(port, "/nodePort"));
+    all.filter(|port| *port != 0).collect()
+}
+
+/// Removes fields of the spec that the client did not touch.
+fn drop_same(new: &mut Value, old: &Value, fields: &[&str]) {
+    let Some(spec) = child(new, "spec") else { return };
+    for field in fields {
+        if spec.get(*field) == old["spec"].get(*field) {
+            remove(spec, field);
+        }
+    }
+}
+
+pub(super) fn check(new: &Value, old: &Value) -> Vec<FieldError> {
+    let external_name = |service: &Value| text(service, "/spec/type") == "ExternalName";
+    if external_name(new) || external_name(old) || is_headless(new) && is_headless(old) {
+        return Vec::new();
+    }
+    let (before, after) = (list(old, "/spec/clusterIPs"), list(new, "/spec/clusterIPs"));
+    let value = new["spec"]["clusterIPs"].clone();
+    match (before.first(), after.first()) {
+        (Some(_), None) => vec![FieldError::invalid("spec.clusterIPs[0]", value, "primary clusterIP can not be unset")],
+        (Some(was), Some(is)) if was != is => {
+            vec![FieldError::invalid("spec.clusterIPs[0]", value, "may not change once set")]
+        }
+        _ => Vec::new(),
+    }
+}
