@@ -10,6 +10,8 @@ pub mod options;
 pub mod pod;
 pub mod probe;
 pub mod runtime;
+pub mod server;
+pub mod stats;
 pub mod volume;
 
 pub use config::Config;

@@ -122,7 +122,7 @@ async fn a_follower_sees_every_line_over_rotations() {
     log.write(0);
     let alive = Arc::new(AtomicBool::new(true));
     let asked = alive.clone();
-    let options = LogOptions { follow: true, tail_lines: Some(1), ..LogOptions::default() };
+    let options = LogOptions { follow: true, ..LogOptions::default() };
     let text = stream(log.0.clone(), options, move || std::future::ready(asked.load(Ordering::Relaxed)));
     let writer = {
         let log = log.clone();
