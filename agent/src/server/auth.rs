@@ -94,8 +94,8 @@ impl Authenticator {
     }
 
     async fn review(&self, token: &str) -> kube::Result<Option<User>> {
-        let spec = TokenReviewSpec { token: Some(token.into()), ..TokenReviewSpec::default() };
-        let review = TokenReview { spec: spec.into(), ..TokenReview::default() };
+        let spec = TokenReviewSpec { token: token.into(), ..TokenReviewSpec::default() };
+        let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
         let status = api.create(&PostParams::default(), &review).await?.status.unwrap_or_default();
         if status.authenticated != Some(true) {

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -37,8 +37,8 @@ use crate::runtime::Runtime;
 use crate::stats::Stats;
 use auth::{Authenticator, User};
 use authorize::Authorizer;
-use respond::{Answer, Body, json, plain, text};
-use route::{Route, Target};
+use respond::{Answer, json, plain, text};
+use route::Route;
 
 /// Connections that are served at the same time; more wait.
 const MAX_CONNECTIONS: usize = 1000;
@@ -139,7 +139,8 @@ pub async fn serve_healthz(listener: TcpListener, health: Health, stop: Stop) {
             let work = |request: Request<Incoming>| {
                 let path = request.uri().path();
                 let known = path == "/healthz" || path.starts_with("/healthz/");
-                let answer = if known { healthz(&health) } else { plain(StatusCode::NOT_FOUND, "404 page not found\n") };
+                let answer =
+                    if known { healthz(&health) } else { plain(StatusCode::NOT_FOUND, "404 page not found\n") };
                 std::future::ready(answer)
             };
             connection(TokioIo::new(stream), work, stop).await;
@@ -263,7 +264,10 @@ impl Server {
         let uid = |pod: &k8s_openapi::api::core::v1::Pod| pod.metadata.uid.clone().unwrap_or_default();
         let pods: Vec<_> = self.parts.pods.list().into_iter().filter(|pod| wanted(&uid(pod))).collect();
         let items: Vec<_> = pods.iter().map(|pod| &**pod).collect();
-        json(StatusCode::OK, &serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+        json(
+            StatusCode::OK,
+            &serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}),
+        )
     }
 }
 

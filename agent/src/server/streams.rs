@@ -88,11 +88,16 @@ pub(super) fn find_pod(parts: &Parts, target: &Target) -> Option<Arc<Pod>> {
 }
 
 fn running(parts: &Parts, target: &Target) -> Result<ContainerRef, Answer> {
-    let Some(pod) = find_pod(parts, target) else { return Err(text(StatusCode::NOT_FOUND, "pod does not exist".into())) };
+    let Some(pod) = find_pod(parts, target) else {
+        return Err(text(StatusCode::NOT_FOUND, "pod does not exist".into()));
+    };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let found = parts.pods.container(uid, &target.container, false);
     found.filter(|c| matches!(c.phase, ContainerPhase::Running | ContainerPhase::Unknown)).ok_or_else(|| {
-        text(StatusCode::INTERNAL_SERVER_ERROR, format!("unable to upgrade connection: container not found ({:?})", target.container))
+        text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("unable to upgrade connection: container not found ({:?})", target.container),
+        )
     })
 }
 
@@ -264,7 +269,8 @@ async fn not_upgraded(answer: Response<Incoming>, asked: &HeaderMap) -> Answer {
     let said = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).trim().to_owned()).unwrap_or_default();
     match asked.get(SEC_WEBSOCKET_PROTOCOL).and_then(|p| p.to_str().ok()) {
         Some(protocols) => {
-            let message = format!("the container runtime does not speak WebSocket protocol {protocols:?}: {status} {said}");
+            let message =
+                format!("the container runtime does not speak WebSocket protocol {protocols:?}: {status} {said}");
             text(StatusCode::BAD_REQUEST, message)
         }
         None => text(status, said),

@@ -83,7 +83,8 @@ fn log_options_of_a_query() {
 #[test]
 fn a_container_without_a_log_says_why() {
     let pod = |state: serde_json::Value| -> Pod {
-        let statuses = json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
+        let statuses =
+            json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
         serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": statuses}})).unwrap()
     };
     let waits = |reason: &str| logs::unavailable(&pod(json!({"waiting": {"reason": reason}})), "c", false);

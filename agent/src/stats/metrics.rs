@@ -55,12 +55,9 @@ const CONTAINER_SERIES: [OfContainer; 3] = [
         "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
         |c| Some(seconds(c.usage.cpu_nanos)),
     ),
-    (
-        "container_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the container in bytes",
-        |c| Some(c.usage.working_set as f64),
-    ),
+    ("container_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the container in bytes", |c| {
+        Some(c.usage.working_set as f64)
+    }),
     (
         "container_start_time_seconds",
         "gauge",
@@ -70,9 +67,12 @@ const CONTAINER_SERIES: [OfContainer; 3] = [
 ];
 
 const POD_SERIES: [OfPod; 2] = [
-    ("pod_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the pod in core-seconds", |u| {
-        seconds(u.cpu_nanos)
-    }),
+    (
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+        |u| seconds(u.cpu_nanos),
+    ),
     ("pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes", |u| {
         u.working_set as f64
     }),
@@ -94,7 +94,11 @@ pub(super) fn resource(stats: &Stats) -> String {
         }
     }
     let node = node::read();
-    out.family("node_cpu_usage_seconds_total", "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");
+    out.family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+    );
     out.sample("node_cpu_usage_seconds_total", &[], seconds(node.cpu_nanos));
     out.family("node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes");
     out.sample("node_memory_working_set_bytes", &[], node.working_set as f64);
@@ -112,8 +116,12 @@ pub(super) fn resource(stats: &Stats) -> String {
 }
 
 const CADVISOR_SERIES: [(&str, &str, &str, fn(&Usage) -> f64); 6] = [
-    ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |u| seconds(u.cpu_nanos)),
-    ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory.", |u| u.memory as f64),
+    ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |u| {
+        seconds(u.cpu_nanos)
+    }),
+    ("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory.", |u| {
+        u.memory as f64
+    }),
     ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |u| u.working_set as f64),
     ("container_memory_rss", "gauge", "Size of RSS in bytes.", |u| u.rss as f64),
     ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |u| {
@@ -132,7 +140,11 @@ pub(super) fn cadvisor(stats: &Stats) -> String {
             let group = stats.cgroups.pod_path(&measure.pod);
             if let Some(usage) = &measure.usage {
                 let labels = [("container", ""), ("id", &*group), ("image", ""), ("name", "")];
-                out.sample(name, &[labels.as_slice(), &[("namespace", namespace), ("pod", pod)]].concat(), value(usage));
+                out.sample(
+                    name,
+                    &[labels.as_slice(), &[("namespace", namespace), ("pod", pod)]].concat(),
+                    value(usage),
+                );
             }
             for c in &measure.containers {
                 let id = format!("{group}/{}", c.id);

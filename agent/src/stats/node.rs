@@ -36,7 +36,13 @@ const NANOS_PER_TICK: u64 = 10_000_000;
 
 pub(super) fn read() -> NodeUsage {
     let file = |name: &str| fs::read_to_string(format!("/proc/{name}")).unwrap_or_default();
-    parse(&file("stat"), &file("meminfo"), &file("vmstat"), &file("net/dev"), &(file("sys/kernel/pid_max"), file("loadavg")))
+    parse(
+        &file("stat"),
+        &file("meminfo"),
+        &file("vmstat"),
+        &file("net/dev"),
+        &(file("sys/kernel/pid_max"), file("loadavg")),
+    )
 }
 
 fn parse(stat: &str, meminfo: &str, vmstat: &str, net: &str, (pid_max, loadavg): &(String, String)) -> NodeUsage {
@@ -46,7 +52,8 @@ fn parse(stat: &str, meminfo: &str, vmstat: &str, net: &str, (pid_max, loadavg):
     };
     let kib = |name: &str| number(meminfo, name) * 1024;
     // user, nice, system, idle, iowait, irq, softirq, steal
-    let ticks: Vec<u64> = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();
+    let ticks: Vec<u64> =
+        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();
     let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|i| ticks.get(*i)).sum();
     let total = kib("MemTotal:");
     let memory = total.saturating_sub(kib("MemFree:"));

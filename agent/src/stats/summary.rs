@@ -120,7 +120,8 @@ impl Builder<'_> {
         let uid = meta.uid.as_deref().unwrap_or_default();
         let started = measure.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| time(t.0));
         let mut ephemeral = Used::default();
-        let containers: Vec<Value> = measure.containers.iter().map(|c| self.container(uid, c, &mut ephemeral)).collect();
+        let containers: Vec<Value> =
+            measure.containers.iter().map(|c| self.container(uid, c, &mut ephemeral)).collect();
         let volumes = self.volumes(&measure.pod, uid, &mut ephemeral);
         let mut out = json!({
             "podRef": {"name": meta.name, "namespace": meta.namespace, "uid": uid},
