@@ -18,6 +18,7 @@ pub mod reviews;
 pub mod scheduler;
 pub mod server;
 pub mod store;
+pub mod stream;
 pub mod token;
 pub mod verbs;
 pub mod watch;

@@ -9,7 +9,8 @@ use api::status::Status;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use crate::ports::{Answerer, Question};
+use crate::identity::Attributes;
+use crate::ports::{AdmissionRequest, Answerer, Operation, Question};
 use crate::registry::Subresource;
 use crate::server::Server;
 use crate::token::Tokens;
@@ -23,6 +24,7 @@ impl Answerer for Answers {
     fn answer<'a>(&'a self, server: &'a Server, question: Question) -> BoxFuture<'a, Result<Value, Status>> {
         Box::pin(async move {
             if question.subresource == Some(Subresource::Token) {
+                let question = admitted(server, question).await?;
                 return self.tokens.answer(server, question).await;
             }
             match question.resource.kind {
@@ -33,4 +35,33 @@ impl Answerer for Answers {
             }
         })
     }
+}
+
+/// A token request passes admission, where nodes are held to their own pods.
+async fn admitted(server: &Server, question: Question) -> Result<Question, Status> {
+    let attributes = Attributes {
+        verb: "create".into(),
+        group: question.resource.group.into(),
+        version: question.resource.version.into(),
+        resource: question.resource.plural.into(),
+        subresource: "token".into(),
+        namespace: question.namespace.clone(),
+        name: question.name.clone(),
+        path: String::new(),
+    };
+    let mut request = AdmissionRequest {
+        operation: Operation::Create,
+        user: question.user,
+        attributes,
+        resource: question.resource,
+        subresource: question.subresource,
+        object: question.object,
+        old: Arc::new(Value::Null),
+        dry_run: question.dry_run,
+        warnings: Vec::new(),
+    };
+    for plugin in &server.ports.admission {
+        plugin.admit(server, &mut request).await?;
+    }
+    Ok(Question { user: request.user, object: request.object, ..question })
 }
