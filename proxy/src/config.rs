@@ -1,0 +1,262 @@
+//! Flags and KubeProxyConfiguration: what is supported, and the name of every field that is not.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+/// `bosun proxy`, with the flag names of kube-proxy.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "proxy", about = "Leads Service addresses to endpoints, in place of kube-proxy")]
+pub struct Options {
+    /// A KubeProxyConfiguration; flags that it can also say are then ignored, as kube-proxy does
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// How to reach the API server
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The node's name, in place of the host's
+    #[arg(long)]
+    pub hostname_override: Option<String>,
+    /// Pod ranges, comma-separated: what comes from elsewhere to a cluster IP is masqueraded
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNetwork>,
+    /// Only nftables
+    #[arg(long)]
+    pub proxy_mode: Option<String>,
+    /// Ranges of the node's addresses on which node ports answer; "primary" is the node's primary ones
+    #[arg(long, value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
+    /// Masquerade all that goes to cluster IPs
+    #[arg(long)]
+    pub masquerade_all: bool,
+    #[arg(long)]
+    pub healthz_bind_address: Option<SocketAddr>,
+    #[arg(long)]
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// Remove what the proxy made in the kernel and exit
+    #[arg(long)]
+    pub cleanup: bool,
+}
+
+/// How pods' traffic is told from others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalMode {
+    ClusterCidr,
+    /// By the node's own `podCIDRs`.
+    NodeCidr,
+}
+
+/// What the daemon goes by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub kubeconfig: Option<PathBuf>,
+    pub node: String,
+    pub cluster_cidrs: Vec<IpNetwork>,
+    pub local_mode: LocalMode,
+    /// Empty means the node's primary addresses.
+    pub node_port_addresses: Vec<IpNetwork>,
+    pub masquerade_all: bool,
+    /// `None` serves none.
+    pub healthz: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    /// At least so long between two changes of the table.
+    pub min_sync: Duration,
+    /// After so long the table is looked at.
+    pub sync: Duration,
+    /// Fields that were set and are not supported.
+    pub ignored: Vec<String>,
+}
+
+const HEALTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
+/// Much below kube-proxy's second, because a change costs milliseconds here.
+const MIN_SYNC: Duration = Duration::from_millis(50);
+const SYNC: Duration = Duration::from_secs(30);
+
+/// Paths of fields that are read below.
+const SUPPORTED: [&str; 14] = [
+    "apiVersion",
+    "kind",
+    "clientConnection.kubeconfig",
+    "hostnameOverride",
+    "clusterCIDR",
+    "mode",
+    "nodePortAddresses",
+    "healthzBindAddress",
+    "metricsBindAddress",
+    "detectLocalMode",
+    "nftables.masqueradeAll",
+    "nftables.minSyncPeriod",
+    "nftables.syncPeriod",
+    "bindAddress",
+];
+
+impl Config {
+    /// # Errors
+    /// Names the flag or field that is wrong.
+    pub fn new(options: &Options, hostname: &str) -> anyhow::Result<Self> {
+        let mut config = Self {
+            kubeconfig: options.kubeconfig.clone(),
+            node: options.hostname_override.clone().unwrap_or_else(|| hostname.to_owned()).to_lowercase(),
+            cluster_cidrs: options.cluster_cidr.clone(),
+            local_mode: LocalMode::ClusterCidr,
+            node_port_addresses: node_ports(&options.nodeport_addresses)?,
+            masquerade_all: options.masquerade_all,
+            healthz: Some(options.healthz_bind_address.unwrap_or(HEALTHZ)),
+            metrics: Some(options.metrics_bind_address.unwrap_or(METRICS)),
+            min_sync: MIN_SYNC,
+            sync: SYNC,
+            ignored: Vec::new(),
+        };
+        mode(options.proxy_mode.as_deref().unwrap_or_default())?;
+        if let Some(path) = &options.config {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            config.read(&text).with_context(|| format!("in {}", path.display()))?;
+        }
+        Ok(config)
+    }
+
+    fn read(&mut self, text: &str) -> anyhow::Result<()> {
+        let value: Value = serde_saphyr::from_str(text).context("not YAML")?;
+        let kind = value["kind"].as_str().unwrap_or_default();
+        let version = value["apiVersion"].as_str().unwrap_or_default();
+        if (kind, version) != ("KubeProxyConfiguration", "kubeproxy.config.k8s.io/v1alpha1") {
+            bail!("{version:?} {kind:?} is not a kubeproxy.config.k8s.io/v1alpha1 KubeProxyConfiguration");
+        }
+        unsupported(&value, "", &mut self.ignored);
+        let word = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
+        if let Some(path) = word("/clientConnection/kubeconfig") {
+            self.kubeconfig = Some(path.into());
+        }
+        if let Some(name) = word("/hostnameOverride") {
+            self.node = name.to_lowercase();
+        }
+        if let Some(list) = word("/clusterCIDR") {
+            let parsed: Result<_, _> = list.split(',').map(|cidr| cidr.trim().parse()).collect();
+            self.cluster_cidrs = parsed.context("clusterCIDR")?;
+        }
+        mode(word("/mode").unwrap_or_default())?;
+        self.local_mode = match word("/detectLocalMode") {
+            None | Some("ClusterCIDR") => LocalMode::ClusterCidr,
+            Some("NodeCIDR") => LocalMode::NodeCidr,
+            Some(other) => bail!("detectLocalMode {other} is not supported, only ClusterCIDR and NodeCIDR"),
+        };
+        if let Some(list) = value["nodePortAddresses"].as_array() {
+            let list: Vec<String> = list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+            self.node_port_addresses = node_ports(&list)?;
+        }
+        self.masquerade_all |= value.pointer("/nftables/masqueradeAll").and_then(Value::as_bool).unwrap_or(false);
+        for (field, path) in [(&mut self.min_sync, "/nftables/minSyncPeriod"), (&mut self.sync, "/nftables/syncPeriod")]
+        {
+            if let Some(period) = word(path).map(duration).transpose().with_context(|| path.to_owned())? {
+                // Zero is Go's way of saying nothing.
+                *field = if period.is_zero() { *field } else { period };
+            }
+        }
+        self.healthz = address(word("/healthzBindAddress"), self.healthz, HEALTHZ.port())?;
+        self.metrics = address(word("/metricsBindAddress"), self.metrics, METRICS.port())?;
+        Ok(())
+    }
+}
+
+fn mode(mode: &str) -> anyhow::Result<()> {
+    match mode {
+        "" | "nftables" => Ok(()),
+        other => bail!("proxy mode {other:?} is not supported, only nftables"),
+    }
+}
+
+fn node_ports(list: &[String]) -> anyhow::Result<Vec<IpNetwork>> {
+    if list == ["primary"] {
+        return Ok(Vec::new());
+    }
+    list.iter().map(|cidr| cidr.parse().with_context(|| format!("nodePortAddresses {cidr:?}"))).collect()
+}
+
+/// An address with or without a port, as kube-proxy takes both.
+fn address(text: Option<&str>, otherwise: Option<SocketAddr>, port: u16) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(text) = text else { return Ok(otherwise) };
+    let with_port = text.parse().ok();
+    let parsed = with_port.or_else(|| text.parse().ok().map(|ip| SocketAddr::new(ip, port)));
+    parsed.map(Some).with_context(|| format!("{text:?} is no address"))
+}
+
+/// Go's form, as far as configurations use it: `1h2m3.5s`, `50ms`.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().with_context(|| format!("{text:?} is no duration"))?;
+        let unit = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        total += number
+            * match &rest[digits..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 0.001,
+                "us" | "µs" => 0.000_001,
+                "" if number == 0.0 => 0.0,
+                other => bail!("{text:?} is no duration: unknown unit {other:?}"),
+            };
+        rest = &rest[unit..];
+    }
+    Duration::try_from_secs_f64(total).with_context(|| format!("{text:?} is no duration"))
+}
+
+/// Names the fields that are set to something and not supported.
+fn unsupported(value: &Value, path: &str, found: &mut Vec<String>) {
+    let empty = match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty() || text == "0s",
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    };
+    if empty || SUPPORTED.contains(&path) {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                unsupported(value, &path, found);
+            }
+        }
+        _ => found.push(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_read_and_what_is_not_supported_is_named() {
+        let mut config = Config::new(&Options::default(), "Node-1").unwrap();
+        assert_eq!(config.node, "node-1");
+        config
+            .read(
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
+                 clusterCIDR: 10.244.0.0/16\nhealthzBindAddress: 127.0.0.1\nmetricsBindAddress: \"\"\n\
+                 conntrack: {maxPerCore: 32768, min: null}\nnftables: {minSyncPeriod: 1m1.5s, syncPeriod: 0s}\n\
+                 ipvs: {scheduler: rr}\n",
+            )
+            .unwrap();
+        assert_eq!(config.min_sync, Duration::from_millis(61_500));
+        assert_eq!(config.sync, SYNC);
+        assert_eq!(config.healthz, Some("127.0.0.1:10256".parse().unwrap()));
+        assert_eq!(config.ignored, ["conntrack.maxPerCore", "ipvs.scheduler"]);
+        assert!(config.read("kind: Pod").is_err());
+        let ipvs = Options { proxy_mode: Some("ipvs".into()), ..Options::default() };
+        assert_eq!(
+            Config::new(&ipvs, "n").unwrap_err().to_string(),
+            "proxy mode \"ipvs\" is not supported, only nftables"
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! One Service's part of the table.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::base::pods;
+use super::{Family, MARK};
+use crate::model::{Facts, Protocol};
+use crate::plan::{Action, Affinity, From, Front, Masquerade, Plan, Rule};
+
+/// Where the indices of the pool for packets from outside begin.
+const OUTSIDE_OFFSET: usize = 65_536;
+
+/// What one Service has in the table of one family.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parts {
+    /// (map, key) to value; a set's value is empty.
+    pub elements: BTreeMap<(&'static str, String), String>,
+    /// Chains for pool sizes, which Services share.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// Chains of this Service alone.
+    pub owned: BTreeMap<String, Vec<String>>,
+    /// Sets of clients with their timeout in seconds, of this Service alone.
+    pub sets: BTreeMap<String, u32>,
+}
+
+impl Parts {
+    pub fn merge(&mut self, other: Self) {
+        self.elements.extend(other.elements);
+        self.chains.extend(other.chains);
+        self.owned.extend(other.owned);
+        self.sets.extend(other.sets);
+    }
+}
+
+/// Writes down one plan.
+pub fn parts(plan: &Plan, family: Family, facts: &Facts) -> Parts {
+    let mut parts = Parts::default();
+    for ip in plan.cluster_ips.iter().filter(|ip| family.has(**ip)) {
+        parts.elements.insert(("cluster-ips", ip.to_string()), String::new());
+    }
+    for rule in plan.rules.iter().filter(|rule| rule.front.is_ipv4() == (family == Family::V4)) {
+        add_rule(&mut parts, rule, family, facts);
+    }
+    for (ip, ranges) in plan.guarded.iter().filter(|(ip, _)| family.has(*ip)) {
+        let name = format!("guard-{}", ip.to_string().replace([':', '.'], "-"));
+        let allowed = ranges.iter().filter(|range| family.has(range.ip()));
+        let mut body: Vec<String> = allowed
+            .map(|range| format!("{} saddr {}/{} return", family.name(), range.network(), range.prefix()))
+            .collect();
+        body.push("drop".into());
+        parts.elements.insert(("guarded", ip.to_string()), format!("goto {name}"));
+        parts.owned.insert(name, body);
+    }
+    parts
+}
+
+fn key(front: Front, protocol: Protocol) -> String {
+    match front {
+        Front::Vip(ip, port) => format!("{ip} . {} . {port}", protocol.name()),
+        Front::NodePort { port, .. } => format!("{} . {port}", protocol.name()),
+    }
+}
+
+fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
+    let key = key(rule.front, rule.protocol);
+    let outside = rule.from == From::Outside;
+    let (services, refused, endpoints) = match (rule.front, outside) {
+        (Front::Vip(..), false) => ("services", "refused", "endpoints"),
+        (Front::Vip(..), true) => ("services-outside", "refused-outside", "endpoints"),
+        (Front::NodePort { .. }, false) => ("nodeports", "refused-nodeports", "node-endpoints"),
+        (Front::NodePort { .. }, true) => ("nodeports-outside", "refused-nodeports-outside", "node-endpoints"),
+    };
+    match &rule.action {
+        Action::Balance { endpoints: pool, masquerade, affinity: Some(affinity) } => {
+            let chain =
+                format!("affinity-{}", key.replace([' ', '.', ':'], "-")) + if outside { "-outside" } else { "" };
+            let (body, sets) = affinity_chain(pool, *affinity, mark(*masquerade, family, facts), family);
+            parts.sets.extend(sets);
+            parts.elements.insert((services, key), format!("goto {chain}"));
+            parts.owned.insert(chain, body);
+        }
+        Action::Balance { endpoints: pool, masquerade, affinity: None } => {
+            let (name, body) = pool_chain(rule, pool.len(), mark(*masquerade, family, facts), family);
+            parts.elements.insert((services, key.clone()), format!("goto {name}"));
+            parts.chains.insert(name, body);
+            let offset = if outside { OUTSIDE_OFFSET } else { 0 };
+            for (index, target) in pool.iter().enumerate() {
+                let target = format!("{} . {}", target.ip(), target.port());
+                parts.elements.insert((endpoints, format!("{key} . {}", index + offset)), target);
+            }
+        }
+        refusal => {
+            let verdict = if *refusal == Action::Reject { "goto reject" } else { "drop" };
+            parts.elements.insert((refused, key.clone()), verdict.into());
+            if outside {
+                // Ends the translation before the rule for anyone is asked; the packet then meets the refusal.
+                parts.elements.insert((services, key), "accept".into());
+            }
+        }
+    }
+}
+
+/// The statement that marks for masquerade, and the word for it in a chain's name.
+fn mark(masquerade: Masquerade, family: Family, facts: &Facts) -> (&'static str, Option<String>) {
+    let set = format!("meta mark set meta mark or {MARK}");
+    match (masquerade, pods(facts, family)) {
+        (Masquerade::Always, _) => ("masq", Some(set)),
+        (Masquerade::OutsidePods, Some(pods)) => ("pods", Some(format!("{} saddr != {pods} {set}", family.name()))),
+        _ => ("plain", None),
+    }
+}
+
+/// The chain for pools of that size, shared by all rules of that kind.
+fn pool_chain(rule: &Rule, size: usize, mark: (&str, Option<String>), family: Family) -> (String, Vec<String>) {
+    let (front, lookup, map) = match rule.front {
+        Front::Vip(..) => ("vip", format!("{} daddr . meta l4proto . th dport", family.name()), "endpoints"),
+        Front::NodePort { .. } => ("node", "meta l4proto . th dport".to_owned(), "node-endpoints"),
+    };
+    let (word, offset) = match rule.from {
+        From::Outside => ("-outside", format!(" offset {OUTSIDE_OFFSET}")),
+        From::Anyone => ("", String::new()),
+    };
+    let dnat = format!("dnat to {lookup} . numgen random mod {size}{offset} map @{map}");
+    (format!("{front}-{}{word}-{size}", mark.0), mark.1.into_iter().chain([dnat]).collect())
+}
+
+/// A client that is in an endpoint's set goes there again; another one is drawn and remembered.
+fn affinity_chain(
+    pool: &[SocketAddr],
+    affinity: Affinity,
+    mark: (&str, Option<String>),
+    family: Family,
+) -> (Vec<String>, BTreeMap<String, u32>) {
+    let f = family.name();
+    let mut body: Vec<String> = mark.1.into_iter().collect();
+    let mut sets = BTreeMap::new();
+    let mut draws = Vec::new();
+    for (index, target) in pool.iter().enumerate() {
+        let place = format!("{}-{}", target.ip(), target.port()).replace([':', '.'], "-");
+        let set = format!("clients-{:016x}-{place}", affinity.id);
+        let go = format!("update @{set} {{ {f} saddr }} dnat to {target}");
+        body.push(format!("{f} saddr @{set} {go}"));
+        // Of those that are left each has the same chance.
+        draws.push(match pool.len() - index {
+            1 => go,
+            left => format!("numgen random mod {left} 0 {go}"),
+        });
+        sets.insert(set, affinity.seconds);
+    }
+    body.extend(draws);
+    (body, sets)
+}

@@ -1,0 +1,202 @@
+//! The plan in nftables: one table a family, `bosun-proxy`, with maps and no chain per Service.
+//!
+//! - `services` leads from (address, protocol, port) to a chain that stands for a number of endpoints, `vip-pods-3`
+//!   for three; that chain draws an index and `endpoints` leads from (address, protocol, port, index) to the target.
+//!   `nodeports` and `node-endpoints` do the same without the address.
+//! - `*-outside` are the same for externalTrafficPolicy Local, asked first for packets from outside; their indices
+//!   begin at 65536, so that both pools of a port live in one map.
+//! - `refused` and its kin hold what has no endpoints.
+//! - A port with ClientIP affinity has a chain of its own and a set of clients for each endpoint.
+//!
+//! [`base`] writes what is always there; [`elements`] one Service's part; [`transaction`] the step between two plans.
+
+mod base;
+mod elements;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::IpAddr;
+
+pub use base::{TABLE, base, remove};
+pub use elements::{Parts, parts};
+
+use crate::model::Facts;
+use crate::plan::Plan;
+
+/// Mark bit that means: masquerade when the packet leaves. The same as kube-proxy's.
+pub(crate) const MARK: &str = "0x4000";
+
+/// The address family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    pub fn address(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4_addr",
+            Self::V6 => "ipv6_addr",
+        }
+    }
+
+    pub fn has(self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::V4)
+    }
+}
+
+/// Chains that stand for pool sizes, known to be in the kernel.
+pub type Chains = BTreeSet<(Family, String)>;
+
+/// The whole table of each family from nothing, replacing what was there in the same transaction, and the chains
+/// that are there then. Connections go on: their translation is in the tracking table.
+pub fn whole<'a>(
+    facts: &Facts,
+    families: &[Family],
+    plans: impl Iterator<Item = &'a Plan> + Clone,
+    local: &BTreeSet<IpAddr>,
+) -> (String, Chains) {
+    let mut script = String::new();
+    let mut chains = Chains::new();
+    for family in families.iter().copied() {
+        script.push_str(&base(facts, family));
+        let mut maps: BTreeMap<&'static str, BTreeMap<String, String>> = BTreeMap::new();
+        let mut owned = String::new();
+        for plan in plans.clone() {
+            let parts = parts(plan, family, facts);
+            for (name, body) in parts.chains {
+                if chains.insert((family, name.clone())) {
+                    write_chain(&mut script, family, &name, &body);
+                }
+            }
+            for (name, seconds) in &parts.sets {
+                write_set(&mut owned, family, name, *seconds);
+            }
+            for (name, body) in &parts.owned {
+                write_chain(&mut owned, family, name, body);
+            }
+            for ((map, key), value) in parts.elements {
+                // Two Services that claim one address: the first has it.
+                maps.entry(map).or_default().entry(key).or_insert(value);
+            }
+        }
+        script.push_str(&owned);
+        let hairpin = local.iter().filter(|ip| family.has(**ip)).map(|ip| (format!("{ip} . {ip}"), String::new()));
+        maps.entry("hairpin").or_default().extend(hairpin);
+        for (map, elements) in &maps {
+            write_elements(&mut script, "add", family, map, elements.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        }
+    }
+    (script, chains)
+}
+
+/// What leads from the old plans of some Services to their new ones. `None` stands for a Service that was or will be
+/// gone. New pool chains are added to `chains`.
+pub fn transaction(
+    changes: &[(Option<&Plan>, Option<&Plan>)],
+    hairpin: (&BTreeSet<IpAddr>, &BTreeSet<IpAddr>),
+    (facts, families): (&Facts, &[Family]),
+    chains: &mut Chains,
+) -> String {
+    let mut script = String::new();
+    for family in families.iter().copied() {
+        let (mut old, mut new) = (Parts::default(), Parts::default());
+        for (before, after) in changes {
+            before.iter().for_each(|plan| old.merge(parts(plan, family, facts)));
+            after.iter().for_each(|plan| new.merge(parts(plan, family, facts)));
+        }
+        for (set, ips) in [(&mut old, hairpin.0), (&mut new, hairpin.1)] {
+            let own = ips.iter().filter(|ip| family.has(**ip));
+            set.elements.extend(own.map(|ip| (("hairpin", format!("{ip} . {ip}")), String::new())));
+        }
+        for (name, body) in &new.chains {
+            if chains.insert((family, name.clone())) {
+                write_chain(&mut script, family, name, body);
+            }
+        }
+        difference(&mut script, family, &old, &new);
+    }
+    script
+}
+
+fn difference(script: &mut String, family: Family, old: &Parts, new: &Parts) {
+    for (name, seconds) in &new.sets {
+        if old.sets.get(name) != Some(seconds) {
+            write_set(script, family, name, *seconds);
+        }
+    }
+    for (name, body) in &new.owned {
+        if old.owned.get(name) != Some(body) {
+            write_chain(script, family, name, body);
+        }
+    }
+    // Deleted before added, so that a key can change its value in one transaction.
+    let mut by_map: BTreeMap<&str, (Vec<&str>, Vec<(&str, &str)>)> = BTreeMap::new();
+    for ((map, key), value) in &old.elements {
+        if new.elements.get(&(*map, key.clone())) != Some(value) {
+            by_map.entry(map).or_default().0.push(key);
+        }
+    }
+    for ((map, key), value) in &new.elements {
+        if old.elements.get(&(*map, key.clone())) != Some(value) {
+            by_map.entry(map).or_default().1.push((key, value));
+        }
+    }
+    for (map, (gone, _)) in &by_map {
+        write_elements(script, "delete", family, map, gone.iter().map(|key| (*key, "")));
+    }
+    for (map, (_, added)) in &by_map {
+        write_elements(script, "add", family, map, added.iter().copied());
+    }
+    let f = family.name();
+    for name in old.owned.keys().filter(|name| !new.owned.contains_key(*name)) {
+        let _ = writeln!(script, "flush chain {f} {TABLE} {name}\ndelete chain {f} {TABLE} {name}");
+    }
+    for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
+        let _ = writeln!(script, "delete set {f} {TABLE} {name}");
+    }
+}
+
+fn write_chain(script: &mut String, family: Family, name: &str, body: &[String]) {
+    let f = family.name();
+    let _ = writeln!(script, "add chain {f} {TABLE} {name}\nflush chain {f} {TABLE} {name}");
+    for rule in body {
+        let _ = writeln!(script, "add rule {f} {TABLE} {name} {rule}");
+    }
+}
+
+fn write_set(script: &mut String, family: Family, name: &str, seconds: u32) {
+    let (f, address) = (family.name(), family.address());
+    let _ = writeln!(
+        script,
+        "add set {f} {TABLE} {name} {{ type {address}; size 65535; flags dynamic,timeout; timeout {seconds}s; }}"
+    );
+}
+
+fn write_elements<'a>(
+    script: &mut String,
+    verb: &str,
+    family: Family,
+    map: &str,
+    elements: impl Iterator<Item = (&'a str, &'a str)>,
+) {
+    let mut elements = elements.peekable();
+    if elements.peek().is_none() {
+        return;
+    }
+    let _ = write!(script, "{verb} element {} {TABLE} {map} {{ ", family.name());
+    for (at, (key, value)) in elements.enumerate() {
+        let comma = if at > 0 { ", " } else { "" };
+        let colon = if value.is_empty() { "" } else { " : " };
+        let _ = write!(script, "{comma}{key}{colon}{value}");
+    }
+    script.push_str(" }\n");
+}

@@ -1,0 +1,232 @@
+//! The daemon: watches feed the model, the model goes to the kernel, soon after the first change of a burst.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+use kernel::netlink::Network;
+use kernel::nftables::{Nft, Nftables};
+use kernel::{conntrack, netlink, sysctl};
+use kube::Client;
+use lifecycle::Stop;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, LocalMode, Options};
+use crate::metrics::Metrics;
+use crate::model::Facts;
+use crate::nftables::{Family, remove};
+use crate::server::{Health, Pages, serve};
+use crate::sync::{Change, Proxier, Step};
+use crate::watch::{self, News, NodeNews, Source};
+
+/// Runs the proxy until `stop`. What it wrote stays in the kernel, so that connections go on while it restarts.
+///
+/// # Errors
+/// Where it cannot begin: configuration, kubeconfig, a taken port, no nftables.
+pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
+    if options.cleanup {
+        return cleanup().await;
+    }
+    let hostname = sysctl::read("kernel/hostname").context("cannot learn the host's name")?;
+    let config = Config::new(&options, &hostname)?;
+    if !config.ignored.is_empty() {
+        tracing::warn!("these fields of the configuration are not supported: {}", config.ignored.join(", "));
+    }
+    let client = client(&config).await?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let health = Arc::new(Health::default());
+    let pages = Pages { health: health.clone(), registry: Arc::new(registry) };
+    let mut tasks = tokio::task::JoinSet::new();
+    let addresses: HashSet<_> = [config.healthz, config.metrics].into_iter().flatten().collect();
+    for address in addresses {
+        tasks.spawn(serve(address, pages.clone()).await?);
+    }
+    prepare();
+    let (sender, news) = mpsc::channel(1024);
+    tasks.spawn(watch::services(client.clone(), sender.clone()));
+    tasks.spawn(watch::slices(client.clone(), config.node.clone(), sender.clone()));
+    tasks.spawn(watch::node(client, config.node.clone(), sender));
+
+    let conntrack = conntrack::Kernel::open().context("cannot read connection tracking")?;
+    let facts = facts(&config, &NodeNews::default());
+    let proxier = Proxier::new(facts, Box::new(Nft), Some(Box::new(conntrack)));
+    let mut worker = Worker { config, proxier: Some(proxier), metrics, health, triggers: Vec::new() };
+    tokio::select! {
+        () = stop.stopped() => {}
+        () = worker.work(news) => {}
+    }
+    tasks.shutdown().await;
+    Ok(())
+}
+
+async fn client(config: &Config) -> anyhow::Result<Client> {
+    let loaded = match &config.kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &Default::default())
+                .await
+                .with_context(|| format!("cannot use kubeconfig {}", path.display()))?
+        }
+        None => kube::Config::incluster().context("no --kubeconfig, and not inside a cluster")?,
+    };
+    Client::try_from(loaded).context("cannot make a client of the kubeconfig")
+}
+
+async fn cleanup() -> anyhow::Result<()> {
+    let script = format!("{}{}", remove(Family::V4), remove(Family::V6));
+    tokio::task::spawn_blocking(move || Nft.apply(&script)).await?.context("cannot remove the proxy's tables")
+}
+
+/// Parameters that service traffic needs. A machine without br_netfilter has not the second; then pods of one
+/// bridge answer each other past the translation.
+fn prepare() {
+    for (name, why) in [
+        ("net/ipv4/ip_forward", "node ports lead nowhere"),
+        ("net/bridge/bridge-nf-call-iptables", "pods on one bridge cannot reach each other by a Service"),
+    ] {
+        if let Err(error) = sysctl::write(name, "1") {
+            tracing::warn!("{why}: {error}");
+        }
+    }
+}
+
+fn facts(config: &Config, node: &NodeNews) -> Facts {
+    Facts {
+        node: config.node.as_str().into(),
+        zone: node.zone.clone(),
+        node_ips: node_ips(config, node),
+        pod_cidrs: match config.local_mode {
+            LocalMode::ClusterCidr => config.cluster_cidrs.clone(),
+            LocalMode::NodeCidr => node.pod_cidrs.clone(),
+        },
+        masquerade_all: config.masquerade_all,
+    }
+}
+
+/// The node's primary addresses, or what of its interfaces lies in the configured ranges.
+fn node_ips(config: &Config, node: &NodeNews) -> Vec<IpAddr> {
+    if config.node_port_addresses.is_empty() {
+        return node.ips.clone();
+    }
+    match netlink::Kernel::open().and_then(|mut network| network.addresses()) {
+        Ok(addresses) => {
+            let ips = addresses.into_iter().map(|address| address.net.ip());
+            ips.filter(|ip| config.node_port_addresses.iter().any(|range| range.contains(*ip))).collect()
+        }
+        Err(error) => {
+            tracing::warn!("node ports answer on the primary addresses only: {error}");
+            node.ips.clone()
+        }
+    }
+}
+
+struct Worker {
+    config: Config,
+    /// Lent to the thread that syncs.
+    proxier: Option<Proxier>,
+    metrics: Metrics,
+    health: Arc<Health>,
+    triggers: Vec<SystemTime>,
+}
+
+impl Worker {
+    /// Returns when the watches have ended.
+    async fn work(&mut self, mut news: mpsc::Receiver<News>) {
+        let mut missing = HashSet::from([Source::Services, Source::Slices]);
+        let mut due: Option<tokio::time::Instant> = None;
+        let mut last: Option<tokio::time::Instant> = None;
+        let mut look = tokio::time::interval(self.config.sync);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        look.tick().await;
+        loop {
+            let wake = due.filter(|_| missing.is_empty());
+            let dirty = tokio::select! {
+                item = news.recv() => match item {
+                    Some(News::Listed(source)) => missing.remove(&source) && missing.is_empty(),
+                    Some(item) => self.note(item),
+                    None => return,
+                },
+                _ = look.tick() => self.resync().await,
+                () = tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {
+                    due = match self.sync().await {
+                        true => None,
+                        false => Some(tokio::time::Instant::now() + std::time::Duration::from_secs(1)),
+                    };
+                    last = Some(tokio::time::Instant::now());
+                    continue;
+                }
+            };
+            if dirty {
+                self.health.pending();
+                let now = tokio::time::Instant::now();
+                let earliest = last.map_or(now, |last| (last + self.config.min_sync).max(now));
+                due.get_or_insert(earliest);
+            }
+        }
+    }
+
+    fn note(&mut self, news: News) -> bool {
+        let change = match news {
+            News::Change(change, trigger) => {
+                match &change {
+                    Change::Service(..) => drop(self.metrics.service_changes.inc()),
+                    _ => drop(self.metrics.endpoint_changes.inc()),
+                }
+                self.triggers.extend(trigger);
+                change
+            }
+            News::Node(node) => {
+                self.health.leaving(node.leaving);
+                Change::Facts(facts(&self.config, &node))
+            }
+            News::Listed(_) => return false,
+        };
+        self.proxier.as_mut().is_some_and(|proxier| proxier.note(change))
+    }
+
+    /// Looks whether the table still stands.
+    async fn resync(&mut self) -> bool {
+        self.lend(|proxier| proxier.note(Change::Resync)).await.unwrap_or(true)
+    }
+
+    async fn sync(&mut self) -> bool {
+        let started = Instant::now();
+        let triggers = std::mem::take(&mut self.triggers);
+        let Some(outcome) = self.lend(Proxier::sync).await else { return false };
+        match outcome {
+            Ok(step) => {
+                let took = started.elapsed();
+                self.metrics.synced(took, &triggers);
+                self.health.synced();
+                match step {
+                    Step::Full { services } => tracing::info!("wrote the table with {services} services in {took:?}"),
+                    step => tracing::debug!("{step:?} in {took:?}"),
+                }
+                true
+            }
+            Err(error) => {
+                self.metrics.failures.inc();
+                tracing::error!("cannot write the service rules, trying again in 1 s: {error}");
+                false
+            }
+        }
+    }
+
+    /// Runs `work` on a thread where it may wait for the kernel. `None` where it panicked; the model is lost then.
+    async fn lend<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Proxier) -> T + Send + 'static) -> Option<T> {
+        let mut proxier = self.proxier.take()?;
+        let (proxier, done) = tokio::task::spawn_blocking(move || {
+            let done = work(&mut proxier);
+            (proxier, done)
+        })
+        .await
+        .ok()?;
+        self.proxier = Some(proxier);
+        Some(done)
+    }
+}

@@ -1,0 +1,330 @@
+//! Keeps the kernel's table at what the model asks for: the work of one change is that change's.
+//!
+//! A step that fails leaves the state as unknown, and the next one writes the table whole.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use kernel::conntrack::Conntrack;
+use kernel::nftables::{self, Nftables};
+
+use crate::model::{Facts, Name, Service, Slice};
+use crate::nftables::{Chains, Family, TABLE, transaction, whole};
+use crate::plan::{Plan, plan, settle};
+use crate::stale;
+
+/// A change that a watch told of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Service(Name, Option<Service>),
+    /// Service, name of the slice, content.
+    Slice(Name, Box<str>, Option<Slice>),
+    Facts(Facts),
+    /// From here on the table is to be looked at or written whole.
+    Resync,
+}
+
+/// What a [`Proxier::sync`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Nothing,
+    Partial { services: usize },
+    Full { services: usize },
+}
+
+pub struct Proxier {
+    facts: Facts,
+    services: HashMap<Name, Service>,
+    slices: HashMap<Name, BTreeMap<Box<str>, Slice>>,
+    /// What the kernel holds.
+    plans: BTreeMap<Name, Plan>,
+    /// How many Services have an endpoint on this node by that address.
+    local: BTreeMap<IpAddr, usize>,
+    chains: Chains,
+    dirty: HashSet<Name>,
+    /// Whether the kernel holds what `plans` says.
+    known: bool,
+    nft: Box<dyn Nftables>,
+    conntrack: Option<Box<dyn Conntrack>>,
+}
+
+impl Proxier {
+    pub fn new(facts: Facts, nft: Box<dyn Nftables>, conntrack: Option<Box<dyn Conntrack>>) -> Self {
+        Self {
+            facts,
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            plans: BTreeMap::new(),
+            local: BTreeMap::new(),
+            chains: Chains::new(),
+            dirty: HashSet::new(),
+            known: false,
+            nft,
+            conntrack,
+        }
+    }
+
+    /// Takes a change into the model. `false` where it changes nothing.
+    pub fn note(&mut self, change: Change) -> bool {
+        let (name, changed) = match change {
+            Change::Service(name, service) => {
+                let changed = self.services.get(&name) != service.as_ref();
+                match service {
+                    Some(service) => drop(self.services.insert(name.clone(), service)),
+                    None => drop(self.services.remove(&name)),
+                }
+                (name, changed)
+            }
+            Change::Slice(name, slice, content) => {
+                let slices = self.slices.entry(name.clone()).or_default();
+                let changed = slices.get(&slice) != content.as_ref();
+                match content {
+                    Some(content) => drop(slices.insert(slice, content)),
+                    None => drop(slices.remove(&slice)),
+                }
+                if slices.is_empty() {
+                    self.slices.remove(&name);
+                }
+                (name, changed)
+            }
+            Change::Facts(facts) => {
+                let changed = self.facts != facts;
+                self.facts = facts;
+                self.known &= !changed;
+                return changed;
+            }
+            Change::Resync => {
+                // A table that somebody flushed is written again; one that stands is left alone.
+                self.known &= self.families().iter().all(|f| self.stands(*f));
+                return !self.known;
+            }
+        };
+        if changed {
+            self.dirty.insert(name);
+        }
+        changed
+    }
+
+    fn stands(&self, family: Family) -> bool {
+        self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok()
+    }
+
+    /// IPv4 always, IPv6 where the node has an address of it.
+    fn families(&self) -> Vec<Family> {
+        let six = self.facts.node_ips.iter().any(IpAddr::is_ipv6) || self.facts.pod_cidrs.iter().any(|c| c.is_ipv6());
+        if six { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
+    }
+
+    /// Brings the kernel to the model.
+    ///
+    /// # Errors
+    /// nft's; the next call then writes everything.
+    pub fn sync(&mut self) -> Result<Step, nftables::Error> {
+        let known = std::mem::replace(&mut self.known, false);
+        let step = if known { self.partial()? } else { self.full()? };
+        self.known = true;
+        Ok(step)
+    }
+
+    fn plan_of(&self, name: &Name) -> Option<Plan> {
+        let service = self.services.get(name)?;
+        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let mut new = plan(name, service, slices, &self.facts);
+        if let Some(old) = self.plans.get(name) {
+            settle(old, &mut new);
+        }
+        Some(new)
+    }
+
+    fn full(&mut self) -> Result<Step, nftables::Error> {
+        let plans: BTreeMap<Name, Plan> =
+            self.services.keys().filter_map(|name| Some((name.clone(), self.plan_of(name)?))).collect();
+        let mut local = BTreeMap::new();
+        plans.values().flat_map(|plan| &plan.local).for_each(|ip| *local.entry(*ip).or_insert(0) += 1);
+        let (script, chains) = whole(&self.facts, &self.families(), plans.values(), &local.keys().copied().collect());
+        self.nft.apply(&script)?;
+        (self.plans, self.local, self.chains) = (plans, local, chains);
+        self.dirty.clear();
+        self.dirty.shrink_to_fit();
+        let all: Vec<&Plan> = self.plans.values().collect();
+        forget(&mut self.conntrack, &all, &[], &self.facts);
+        Ok(Step::Full { services: self.plans.len() })
+    }
+
+    fn partial(&mut self) -> Result<Step, nftables::Error> {
+        let new: Vec<(Name, Option<Plan>)> =
+            std::mem::take(&mut self.dirty).into_iter().map(|name| (name.clone(), self.plan_of(&name))).collect();
+        let changes: Vec<(Option<&Plan>, Option<&Plan>)> = new
+            .iter()
+            .map(|(name, after)| (self.plans.get(name), after.as_ref()))
+            .filter(|(before, after)| before != after)
+            .collect();
+        if changes.is_empty() {
+            return Ok(Step::Nothing);
+        }
+        let (local, (gone, come)) = count_local(&self.local, &changes);
+        let families = self.families();
+        let script = transaction(&changes, (&gone, &come), (&self.facts, &families), &mut self.chains);
+        if !script.is_empty() {
+            self.nft.apply(&script)?;
+        }
+        let (before, after): (Vec<_>, Vec<_>) = changes.iter().copied().unzip();
+        let (before, after): (Vec<&Plan>, Vec<&Plan>) =
+            (before.into_iter().flatten().collect(), after.into_iter().flatten().collect());
+        forget(&mut self.conntrack, &after, &before, &self.facts);
+        let services = changes.len();
+        self.local = local;
+        for (name, plan) in new {
+            match plan {
+                Some(plan) => drop(self.plans.insert(name, plan)),
+                None => drop(self.plans.remove(&name)),
+            }
+        }
+        Ok(Step::Partial { services })
+    }
+
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.services.len(), self.slices.len())
+    }
+}
+
+type Counted = (BTreeMap<IpAddr, usize>, (BTreeSet<IpAddr>, BTreeSet<IpAddr>));
+
+/// The counts after the changes, and which addresses are gone and new with them.
+fn count_local(counts: &BTreeMap<IpAddr, usize>, changes: &[(Option<&Plan>, Option<&Plan>)]) -> Counted {
+    let mut touched: BTreeMap<IpAddr, isize> = BTreeMap::new();
+    for (before, after) in changes {
+        before.iter().flat_map(|plan| &plan.local).for_each(|ip| *touched.entry(*ip).or_default() -= 1);
+        after.iter().flat_map(|plan| &plan.local).for_each(|ip| *touched.entry(*ip).or_default() += 1);
+    }
+    let mut counts = counts.clone();
+    let (mut gone, mut come) = (BTreeSet::new(), BTreeSet::new());
+    for (ip, by) in touched {
+        let before = counts.get(&ip).copied().unwrap_or(0);
+        let after = before.saturating_add_signed(by);
+        match (before, after) {
+            (0, 0) => {}
+            (0, _) => drop(come.insert(ip)),
+            (_, 0) => drop(gone.insert(ip)),
+            _ => {}
+        }
+        if after == 0 {
+            counts.remove(&ip)
+        } else {
+            counts.insert(ip, after)
+        };
+    }
+    (counts, (gone, come))
+}
+
+/// UDP has no end that the kernel sees: flows to what is no endpoint any more are ended here.
+fn forget(conntrack: &mut Option<Box<dyn Conntrack>>, now: &[&Plan], before: &[&Plan], facts: &Facts) {
+    let Some(table) = conntrack else { return };
+    let wanted = stale::targets(now, before, facts);
+    if wanted.is_empty() {
+        return;
+    }
+    let flows = match table.flows(17) {
+        Ok(flows) => flows,
+        Err(error) => return tracing::warn!("stale UDP flows stay until they time out: {error}"),
+    };
+    for flow in flows.iter().filter(|flow| stale::is_stale(flow, &wanted)) {
+        if let Err(error) = table.delete(flow) {
+            tracing::warn!("a stale UDP flow to {} stays until it times out: {error}", flow.original.destination);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kernel::nftables::Fake;
+
+    use super::*;
+    use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
+
+    /// A fake that the test keeps a hand on.
+    struct Shared(Arc<Fake>);
+    impl Nftables for Shared {
+        fn apply(&self, script: &str) -> Result<(), nftables::Error> {
+            self.0.apply(script)
+        }
+        fn list(&self, command: &str) -> Result<String, nftables::Error> {
+            self.0.list(command)
+        }
+    }
+
+    fn service(ip: &str) -> Service {
+        let port = ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+        Service { cluster_ips: vec![ip.parse().unwrap()], ports: vec![port], ..Service::default() }
+    }
+
+    fn slice(ips: &[&str]) -> Slice {
+        let endpoint = |ip: &&str| Endpoint {
+            ip: ip.parse().unwrap(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            local: *ip == "10.0.0.1",
+            zones: None,
+            nodes: None,
+        };
+        let ports = vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }];
+        Slice { ports, endpoints: ips.iter().map(endpoint).collect() }
+    }
+
+    fn last(fake: &Fake) -> Vec<String> {
+        fake.applied.lock().unwrap().last().unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_change_costs_that_change() {
+        let fake = Arc::new(Fake::default());
+        let mut proxier = Proxier::new(Facts::default(), Box::new(Shared(fake.clone())), None);
+        for (name, ip) in [("a/one", "10.96.0.1"), ("a/two", "10.96.0.2")] {
+            proxier.note(Change::Service(name.into(), Some(service(ip))));
+        }
+        proxier.note(Change::Slice("a/one".into(), "s".into(), Some(slice(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]))));
+        assert_eq!(proxier.sync().unwrap(), Step::Full { services: 2 });
+
+        assert!(!proxier.note(Change::Service("a/two".into(), Some(service("10.96.0.2")))));
+        assert_eq!(proxier.sync().unwrap(), Step::Nothing);
+
+        proxier.note(Change::Slice("a/one".into(), "s".into(), Some(slice(&["10.0.0.2", "10.0.0.3"]))));
+        assert_eq!(proxier.sync().unwrap(), Step::Partial { services: 1 });
+        assert_eq!(
+            last(&fake),
+            [
+                "add chain ip bosun-proxy vip-plain-2",
+                "flush chain ip bosun-proxy vip-plain-2",
+                "add rule ip bosun-proxy vip-plain-2 dnat to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints",
+                "delete element ip bosun-proxy endpoints { 10.96.0.1 . tcp . 80 . 0, 10.96.0.1 . tcp . 80 . 2 }",
+                "delete element ip bosun-proxy hairpin { 10.0.0.1 . 10.0.0.1 }",
+                "delete element ip bosun-proxy services { 10.96.0.1 . tcp . 80 }",
+                "add element ip bosun-proxy endpoints { 10.96.0.1 . tcp . 80 . 0 : 10.0.0.3 . 8080 }",
+                "add element ip bosun-proxy services { 10.96.0.1 . tcp . 80 : goto vip-plain-2 }",
+            ]
+        );
+
+        proxier.note(Change::Service("a/one".into(), None));
+        proxier.sync().unwrap();
+        assert!(last(&fake).contains(&"delete element ip bosun-proxy cluster-ips { 10.96.0.1 }".to_owned()));
+    }
+
+    #[test]
+    fn a_refused_step_is_followed_by_a_whole_one() {
+        let fake = Arc::new(Fake::default());
+        let mut proxier = Proxier::new(Facts::default(), Box::new(Shared(fake.clone())), None);
+        proxier.sync().unwrap();
+        proxier.note(Change::Service("a/one".into(), Some(service("10.96.0.1"))));
+        fake.refuse.lock().unwrap().push("busy".into());
+        assert!(proxier.sync().is_err());
+        assert_eq!(proxier.sync().unwrap(), Step::Full { services: 1 });
+        *fake.listing.lock().unwrap() = Some("there".into());
+        assert!(!proxier.note(Change::Resync));
+        *fake.listing.lock().unwrap() = None;
+        assert!(proxier.note(Change::Resync), "a table that went is missed");
+        assert_eq!(proxier.sync().unwrap(), Step::Full { services: 1 });
+    }
+}
