@@ -74,9 +74,12 @@ struct Known {
 }
 
 impl Volumes {
+    /// Volumes below `root`, the agent's root folder, which is made where it is missing.
     pub fn new(root: &Path, client: kube::Client, node: NodeCapacity) -> Self {
+        // Mountinfo names real paths only. A folder that cannot be made fails the first volume, which says so.
+        let _ = std::fs::create_dir_all(root);
         let inner = Inner {
-            root: root.to_owned(),
+            root: root.canonicalize().unwrap_or_else(|_| root.to_owned()),
             node,
             objects: Objects::new(client.clone()),
             tokens: Tokens::new(client),
@@ -101,22 +104,37 @@ impl Volumes {
     /// One for each volume that could not be made; the others are made. Each prints as the message of a `FailedMount`
     /// Event. Asking again is the caller's; what changed meanwhile is told by [`Self::run`].
     pub async fn setup(&self, pod: &Arc<Pod>) -> Result<(), Vec<VolumeError>> {
-        let uid = uid(pod);
         let known = self.know(pod);
-        let _turn = known.turn.lock().await;
-        let mut errors = Vec::new();
-        let mut used_objects = BTreeSet::new();
-        for volume in mounted_volumes(pod) {
-            let result = async {
-                let source = sources::parse(volume)?;
-                used_objects.extend(source.objects(pod));
-                self.inner.clone().set_up_one(pod, volume, source).await
-            };
-            if let Err(cause) = result.await {
-                errors.push(VolumeError { volume: volume.name.clone(), cause });
-            }
+        self.bring_up(known).await
+    }
+
+    /// Makes and updates the volumes of a pod, unless it was torn down meanwhile.
+    async fn bring_up(&self, known: Known) -> Result<(), Vec<VolumeError>> {
+        let Known { pod, turn } = known;
+        let _turn = turn.lock().await;
+        let uid = uid(&pod);
+        let is_here = |here: &Known| Arc::ptr_eq(&here.turn, &turn);
+        if !self.pods().get(uid).is_some_and(is_here) {
+            return Ok(());
         }
+        let mut used_objects = BTreeSet::new();
+        let mut work = Vec::new();
+        for volume in mounted_volumes(&pod) {
+            let source = sources::parse(volume);
+            used_objects.extend(source.iter().flat_map(|source| source.objects(&pod)));
+            let inner = &self.inner;
+            let pod = &pod;
+            work.push(async move {
+                let result = match source {
+                    Ok(source) => inner.set_up_one(pod, volume, source).await,
+                    Err(cause) => Err(cause),
+                };
+                result.map_err(|cause| VolumeError { volume: volume.name.clone(), cause })
+            });
+        }
+        let results = futures::future::join_all(work).await;
         self.inner.objects.keep_mounted(uid, &used_objects);
+        let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
@@ -138,7 +156,7 @@ impl Volumes {
 }
 
 impl Inner {
-    async fn set_up_one(self: Arc<Self>, pod: &Arc<Pod>, volume: &Volume, source: Source) -> Result<(), Cause> {
+    async fn set_up_one(&self, pod: &Pod, volume: &Volume, source: Source) -> Result<(), Cause> {
         let dir = volume_dir(&self.root, uid(pod), &source, &volume.name);
         match source {
             Source::HostPath { path, kind } => blocking(move || host_path::check(Path::new(&path), &kind)).await,
@@ -148,7 +166,7 @@ impl Inner {
                 blocking(move || empty_dir::set_up(&dir, &medium, size, owner)).await
             }
             Source::Files { sources, memory, .. } => {
-                let payload = payload::collect(&self, pod, &sources).await?;
+                let payload = payload::collect(self, pod, &sources).await?;
                 let group = ownership::Group::of(pod, true);
                 blocking(move || {
                     // What is secret never touches a disk.

@@ -44,7 +44,7 @@ impl Volumes {
     /// worker asks again by itself.
     async fn refresh(&self, uid: &str) -> bool {
         let Some(known) = self.pods().get(uid).cloned() else { return true };
-        match self.setup(&known.pod).await {
+        match self.bring_up(known).await {
             Ok(()) => true,
             Err(errors) => {
                 for error in &errors {

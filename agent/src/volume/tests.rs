@@ -1,3 +1,5 @@
+mod live;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -15,9 +17,12 @@ fn pod(spec: Value) -> Arc<Pod> {
 /// Volumes in a scratch folder, with a client that reaches nobody.
 fn volumes(name: &str) -> (Volumes, PathBuf) {
     lifecycle::install_crypto();
-    let root = std::env::temp_dir().join(format!("volumes-agent-{name}-{}", std::process::id()));
     let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-    let client = kube::Client::try_from(config).unwrap();
+    with_client(name, kube::Client::try_from(config).unwrap())
+}
+
+fn with_client(name: &str, client: kube::Client) -> (Volumes, PathBuf) {
+    let root = std::env::temp_dir().join(format!("volumes-agent-{name}-{}", std::process::id()));
     let node = NodeCapacity { milli_cpu: 1000, memory: 1 << 30, ephemeral_storage: 0 };
     (Volumes::new(&root, client, node), root)
 }
