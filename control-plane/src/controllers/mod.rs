@@ -7,9 +7,12 @@
 
 mod deployment;
 mod endpoints;
+mod garbage_collector;
 mod hash;
 mod namespace;
+mod node;
 mod ownership;
+mod pod_gc;
 pub mod pods;
 mod replica_set;
 mod resources;
@@ -89,6 +92,11 @@ fn spawn(tasks: &mut JoinSet<()>, name: &str, context: &Arc<Context>) {
         "endpointslice-mirroring-controller" => drop(tasks.spawn(endpoints::run_mirroring(context))),
         "replicaset-controller" => drop(tasks.spawn(replica_set::run(context))),
         "deployment-controller" => drop(tasks.spawn(deployment::run(context))),
-        _ => {}
+        "node-lifecycle-controller" => drop(tasks.spawn(node::run_lifecycle(context))),
+        "taint-eviction-controller" => drop(tasks.spawn(node::run_eviction(context))),
+        "node-ipam-controller" => drop(tasks.spawn(node::run_ipam(context))),
+        "pod-garbage-collector-controller" => drop(tasks.spawn(pod_gc::run(context))),
+        "garbage-collector-controller" => drop(tasks.spawn(garbage_collector::run(context))),
+        other => tracing::error!(name = other, "there is no such controller"),
     }
 }
