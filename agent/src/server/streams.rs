@@ -106,6 +106,9 @@ fn refused(error: &RuntimeError) -> Answer {
 }
 
 pub(super) async fn exec(parts: &Parts, target: &Target, request: Request<Incoming>) -> Answer {
+    if let Some(refusal) = no_upgrade(request.headers()) {
+        return refusal;
+    }
     let container = match running(parts, target) {
         Ok(container) => container,
         Err(answer) => return answer,
@@ -129,6 +132,9 @@ pub(super) async fn exec(parts: &Parts, target: &Target, request: Request<Incomi
 }
 
 pub(super) async fn attach(parts: &Parts, target: &Target, request: Request<Incoming>) -> Answer {
+    if let Some(refusal) = no_upgrade(request.headers()) {
+        return refusal;
+    }
     let container = match running(parts, target) {
         Ok(container) => container,
         Err(answer) => return answer,
@@ -168,6 +174,9 @@ fn some_stream(wanted: &Wanted) -> Result<(), Answer> {
 }
 
 pub(super) async fn port_forward(parts: &Parts, target: &Target, request: Request<Incoming>) -> Answer {
+    if let Some(refusal) = no_upgrade(request.headers()) {
+        return refusal;
+    }
     let Some(pod) = find_pod(parts, target) else { return text(StatusCode::NOT_FOUND, "pod does not exist".into()) };
     let Some(sandbox) = parts.pods.sandbox(pod.metadata.uid.as_deref().unwrap_or_default()) else {
         let message = format!("failed to find sandbox of pod {:?} that is ready", target.pod);
@@ -198,11 +207,14 @@ pub(super) async fn run(parts: &Parts, target: &Target, query_text: &str) -> Ans
     }
 }
 
+/// The refusal of a request that asks for no upgrade.
+fn no_upgrade(headers: &HeaderMap) -> Option<Answer> {
+    let message = "unable to upgrade: missing upgrade headers in request";
+    (!wants_upgrade(headers)).then(|| text(StatusCode::BAD_REQUEST, message.into()))
+}
+
 /// Passes an upgrade on to the runtime's streaming server at `url`.
 async fn forward(url: &str, request: Request<Incoming>) -> Answer {
-    if !wants_upgrade(request.headers()) {
-        return text(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request".into());
-    }
     match tokio::time::timeout(UPGRADE_WAIT, connect(url, request)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(reason)) => text(StatusCode::BAD_GATEWAY, format!("the runtime's streaming server {url}: {reason}")),

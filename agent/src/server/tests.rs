@@ -1,3 +1,5 @@
+mod live;
+
 use http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
