@@ -5,14 +5,24 @@
 
 pub mod cgroup;
 pub mod config;
+pub mod container;
+pub mod event;
+mod hook;
+pub mod image;
 pub mod log;
+pub mod node;
 pub mod options;
 pub mod pod;
 pub mod probe;
+mod quantity;
+mod run;
 pub mod runtime;
+pub mod sandbox;
 pub mod server;
+mod services;
 pub mod stats;
 pub mod volume;
 
 pub use config::Config;
 pub use options::Options;
+pub use run::run;

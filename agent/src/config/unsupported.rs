@@ -124,7 +124,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("serverTLSBootstrap", "false"),
     ("registryPullQPS", "5"),
     ("registryBurst", "10"),
-    ("imagePullCredentialsVerificationPolicy", r#""AlwaysVerify""#),
+    ("imagePullCredentialsVerificationPolicy", r#""NeverVerifyPreloadedImages""#),
     ("preloadedImagesVerificationAllowlist", "[]"),
     ("enableDebuggingHandlers", "true"),
     ("enableContentionProfiling", "false"),

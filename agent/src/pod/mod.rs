@@ -1,5 +1,22 @@
 //! Pods: what runs, what should, and how one becomes the other.
 
+mod admit;
+pub mod backoff;
+mod clean;
+mod conditions;
+mod context;
+mod decide;
 pub mod lookup;
+mod manager;
+mod report;
+pub mod spec;
+mod start;
+mod status_patch;
+mod status_writer;
+mod stop;
+pub mod view;
+mod worker;
 
+pub use context::{Context, Host};
 pub use lookup::{ContainerPhase, ContainerRef, Pods};
+pub use manager::Manager;
