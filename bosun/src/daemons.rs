@@ -8,6 +8,8 @@ use tokio::task::JoinSet;
 /// A daemon with its flags, which are those of its original.
 #[derive(Subcommand)]
 pub enum Daemon {
+    /// Serve the Kubernetes API (kube-apiserver)
+    Apiserver(control_plane::apiserver::Options),
     /// Make scheduling decisions (kube-scheduler)
     Scheduler(control_plane::scheduler::Options),
     /// Run the controllers (kube-controller-manager)
@@ -17,6 +19,7 @@ pub enum Daemon {
 impl Daemon {
     fn name(&self) -> &'static str {
         match self {
+            Self::Apiserver(_) => "apiserver",
             Self::Scheduler(_) => "scheduler",
             Self::ControllerManager(_) => "controller-manager",
         }
@@ -25,6 +28,7 @@ impl Daemon {
     async fn run(self, stop: Stop) -> anyhow::Result<()> {
         let name = self.name();
         let done = match self {
+            Self::Apiserver(options) => control_plane::apiserver::run(options, stop).await,
             Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
             Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
         };

@@ -4,6 +4,7 @@
 //! scheduler and the controllers are clients of the API like any other and may run in processes of their own.
 
 pub mod admission;
+pub mod apiserver;
 pub mod authn;
 pub mod authz;
 pub mod client;

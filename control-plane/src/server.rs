@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::status::Status;
 use ipnetwork::IpNetwork;
+use lifecycle::Stop;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -57,8 +58,8 @@ pub struct Server {
     pub(crate) in_flight: Semaphore,
     /// Whether what must be there from the first moment is there.
     pub(crate) ready: AtomicBool,
-    /// Whether new requests should go elsewhere.
-    pub(crate) stopping: AtomicBool,
+    /// Ends watches and streams, and tells that new requests should go elsewhere.
+    pub stop: Stop,
 }
 
 /// Upstream's two limits (400 reads, 200 writes) in one.
@@ -76,7 +77,7 @@ impl Server {
             metrics: Metrics::default(),
             in_flight: Semaphore::new(IN_FLIGHT),
             ready: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
+            stop: Stop::new(),
         }
     }
 

@@ -2,12 +2,13 @@
 
 use api::status::Status;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use serde_json::Value;
 
 use super::negotiate::{Format, Media};
-use crate::ports::Body;
+use crate::ports::{Body, BodyError};
 
 /// The largest body of a request, in bytes.
 const LIMIT: usize = 3 << 20;
@@ -27,13 +28,18 @@ pub struct Decoded {
 /// # Errors
 /// 413 where it is too large, 400 where it breaks off.
 pub async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, LIMIT).collect().await {
+    match collected(body).await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => {
             Err(Status::too_large(format!("Request entity too large: limit is {LIMIT}")))
         }
         Err(e) => Err(Status::bad_request(format!("cannot read the body: {e}"))),
     }
+}
+
+/// Boxed here, where the compiler still knows all lifetimes of the body's error.
+fn collected(body: Body) -> BoxFuture<'static, Result<Collected<Bytes>, BodyError>> {
+    Box::pin(Limited::new(body, LIMIT).collect())
 }
 
 /// The media type of a body, without its parameters.

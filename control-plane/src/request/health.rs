@@ -28,7 +28,7 @@ pub(super) async fn answer(asked: &Asked<'_>, endpoint: &str, check: &str) -> Re
     if endpoint == "readyz" {
         let ready = server.ready.load(std::sync::atomic::Ordering::Acquire);
         checks.push(("poststarthook/bootstrap", if ready { Ok(()) } else { Err("not finished".into()) }));
-        let going = server.stopping.load(std::sync::atomic::Ordering::Acquire);
+        let going = server.stop.is_stopped();
         checks.push(("shutdown", if going { Err("the server is shutting down".into()) } else { Ok(()) }));
     }
     if !check.is_empty() {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::status::Status;
+use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, Response, header};
 use http_body_util::BodyExt;
@@ -46,7 +47,11 @@ struct Asked<'a> {
 }
 
 /// Answers a request. Failures are answers, too.
-pub async fn serve(server: Arc<Server>, request: Request<Body>) -> Response<Body> {
+pub fn serve(server: Arc<Server>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+    Box::pin(timed(server, request))
+}
+
+async fn timed(server: Arc<Server>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let (head, body) = request.into_parts();
     let route = path::route(&server.registry, head.uri.path());

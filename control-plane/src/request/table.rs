@@ -28,9 +28,17 @@ pub fn table(resource: &Resource, version: &str, metadata: Value, rows: Vec<Valu
     })
 }
 
+/// Whether the name comes first; Events show it last.
+fn has_name(resource: &Resource) -> bool {
+    resource.columns.iter().all(|column| column.name != "Name")
+}
+
 /// The row of an object.
 pub fn row(resource: &Resource, object: &Value, include: Include, now: i64) -> Value {
-    let mut cells = vec![object["metadata"]["name"].clone()];
+    let mut cells = Vec::with_capacity(resource.columns.len() + 1);
+    if has_name(resource) {
+        cells.push(object["metadata"]["name"].clone());
+    }
     cells.extend(resource.columns.iter().map(|column| (column.cell)(object, now)));
     let shown = match include {
         Include::None => return json!({"cells": cells}),

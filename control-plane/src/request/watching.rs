@@ -134,6 +134,7 @@ impl Watcher {
                 message = hub.messages.recv() => message,
                 () = tokio::time::sleep_until(self.deadline) => return Err(Over),
                 () = self.out.closed() => return Err(Over),
+                () = self.server.stop.stopped() => return Err(Over),
             };
             match message {
                 Ok(Message::Change(change)) if change.event.revision > after => self.tell(&change).await?,

@@ -7,6 +7,8 @@ mod embedded;
 mod index;
 mod record;
 mod snapshot;
+#[cfg(test)]
+mod suite;
 mod writer;
 
 use std::sync::Arc;

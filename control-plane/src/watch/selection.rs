@@ -1,11 +1,14 @@
 //! Which objects a list or a watch is about, and what a change means to it.
 
+use std::borrow::Cow;
+
 use api::status::Status;
 use api::{fields, labels};
 use serde_json::Value;
 
 use super::Kind;
-use crate::registry::Resource;
+use crate::registry::kinds::selected;
+use crate::registry::{Resource, events};
 
 /// The objects that a client asked for.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +19,8 @@ pub struct Selection {
     pub name: Option<String>,
     pub labels: labels::Selector,
     pub fields: fields::Selector,
+    /// Whether objects come in the newer form of Events.
+    is_events: bool,
 }
 
 impl Selection {
@@ -46,7 +51,7 @@ impl Selection {
             }
         }
         let name = fields.required("metadata.name").map(str::to_owned);
-        Ok(Self { scope, name, labels, fields })
+        Ok(Self { scope, name, labels, fields, is_events: resource.group == events::GROUP })
     }
 
     /// Whether the scope alone decides.
@@ -55,7 +60,16 @@ impl Selection {
     }
 
     pub fn matches(&self, object: &Value) -> bool {
-        self.labels.matches(api::meta::labels(object)) && self.fields.matches(|field| value(object, field))
+        let terms = &self.fields.terms;
+        if !self.labels.matches(api::meta::labels(object)) {
+            return false;
+        }
+        // Selectors name the fields of Events as `v1` does.
+        let object = match (self.is_events, terms.is_empty()) {
+            (true, false) => Cow::Owned(events::to_core(object)),
+            _ => Cow::Borrowed(object),
+        };
+        terms.iter().all(|term| (selected(&object, &term.field) == term.value) == term.equal)
     }
 
     /// What a change is to this selection: the event, and whether it shows the state before. `now` and `before` are
@@ -69,19 +83,6 @@ impl Selection {
             (true, false) => Some((Kind::Deleted, true)),
             (false, false) => None,
         }
-    }
-}
-
-/// A field as a selector compares it.
-fn value<'a>(object: &'a Value, field: &str) -> &'a str {
-    let found = field.split('.').try_fold(object, |at, step| at.get(step));
-    match found {
-        Some(Value::String(text)) => text,
-        Some(Value::Bool(true)) => "true",
-        Some(Value::Bool(false)) => "false",
-        // Truth values that are false are left out of the stored form.
-        _ if matches!(field, "spec.unschedulable" | "spec.hostNetwork") => "false",
-        _ => "",
     }
 }
 
