@@ -14,6 +14,8 @@ pub enum Daemon {
     Scheduler(control_plane::scheduler::Options),
     /// Run the controllers (kube-controller-manager)
     ControllerManager(control_plane::controller_manager::Options),
+    /// Program Services into the node's network (kube-proxy)
+    Proxy(proxy::Options),
 }
 
 impl Daemon {
@@ -22,6 +24,7 @@ impl Daemon {
             Self::Apiserver(_) => "apiserver",
             Self::Scheduler(_) => "scheduler",
             Self::ControllerManager(_) => "controller-manager",
+            Self::Proxy(_) => "proxy",
         }
     }
 
@@ -31,6 +34,7 @@ impl Daemon {
             Self::Apiserver(options) => control_plane::apiserver::run(options, stop).await,
             Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
             Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
+            Self::Proxy(options) => proxy::run(options, stop).await,
         };
         done.context(name)
     }

@@ -1,4 +1,4 @@
-//! An OCI image layout in a tar, from one program. Source: OCI image specification 1.1, image-layout.md and config.md.
+//! An OCI image layout in a tar, from one static program. Source: OCI image specification 1.1, image-layout.md and config.md.
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -10,6 +10,8 @@ pub struct Image<'a> {
     /// Where the program stands, without the leading slash; it is the entry point.
     pub path: &'a str,
     pub program: &'a [u8],
+    /// Further names of the program, as hard links: paths without the leading slash.
+    pub links: &'a [&'a str],
     /// `UID:GID`, or empty for root.
     pub user: &'a str,
     /// As `8080/tcp`.
@@ -23,7 +25,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The bytes of the archive; equal for equal images.
 pub fn build(image: &Image<'_>) -> Vec<u8> {
-    let layer = tar_of(&[(image.path.to_owned(), 0o755, image.program.to_vec())]);
+    let layer = tar_of(&[(image.path.to_owned(), 0o755, image.program.to_vec())], image.path, image.links);
     let config = config(image, &digest(&layer)).to_string().into_bytes();
     let manifest = json!({
         "schemaVersion": 2,
@@ -37,17 +39,18 @@ pub fn build(image: &Image<'_>) -> Vec<u8> {
         "mediaType": INDEX,
         "manifests": image.names.iter().map(|name| named(descriptor(MANIFEST, &manifest), name)).collect::<Vec<_>>(),
     });
-    tar_of(&[
+    let files = [
         ("oci-layout".to_owned(), 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         ("index.json".to_owned(), 0o644, index.to_string().into_bytes()),
         (blob(&config), 0o644, config),
         (blob(&manifest), 0o644, manifest),
         (blob(&layer), 0o644, layer),
-    ])
+    ];
+    tar_of(&files, "", &[])
 }
 
 fn config(image: &Image<'_>, layer: &str) -> Value {
-    let mut run = json!({ "Entrypoint": [format!("/{}", image.path)], "Env": ["PATH=/"] });
+    let mut run = json!({ "Entrypoint": [format!("/{}", image.path)], "Env": ["PATH=/:/bin"] });
     if !image.user.is_empty() {
         run["User"] = image.user.into();
     }
@@ -91,19 +94,29 @@ fn named(mut descriptor: Value, name: &str) -> Value {
     descriptor
 }
 
-/// A tar whose bytes depend on its entries alone: time 0, owner 0.
-fn tar_of(files: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
+/// A tar whose bytes depend on its entries alone: time 0, owner 0. `links` are hard links to `target`.
+fn tar_of(files: &[(String, u32, Vec<u8>)], target: &str, links: &[&str]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, mode, bytes) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(*mode);
-        header.set_size(bytes.len() as u64);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
+        let mut header = header(*mode, bytes.len() as u64);
         builder.append_data(&mut header, path, bytes.as_slice()).expect("writing a tar into memory");
     }
+    for link in links {
+        let mut header = header(0o755, 0);
+        header.set_entry_type(tar::EntryType::Link);
+        builder.append_link(&mut header, link, target).expect("writing a tar into memory");
+    }
     builder.into_inner().expect("writing a tar into memory")
+}
+
+fn header(mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
 }
 
 #[cfg(test)]
@@ -130,8 +143,14 @@ mod tests {
 
     #[test]
     fn every_digest_leads_to_its_bytes_down_to_the_program() {
-        let image =
-            Image { names: &["a.b/c:1", "d.e/f:2"], path: "run", program: b"ELF", user: "1:1", ports: &["80/tcp"] };
+        let image = Image {
+            names: &["a.b/c:1", "d.e/f:2"],
+            path: "run",
+            program: b"ELF",
+            links: &["b"],
+            user: "1:1",
+            ports: &["80/tcp"],
+        };
         let archive = build(&image);
         let index: Value = serde_json::from_slice(&read(&archive, "index.json")).unwrap();
         let names: Vec<_> = index["manifests"]

@@ -3,7 +3,7 @@
 //! Each is one static program in one layer, as an OCI image archive (a tar of an OCI image layout) that
 //! containerd imports. The bytes depend on nothing but the programs: the same build gives the same digests.
 
-mod archive;
+pub mod archive;
 
 use std::sync::OnceLock;
 
@@ -22,7 +22,14 @@ pub fn pause_archive() -> &'static [u8] {
     ARCHIVE.get_or_init(|| {
         let program = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
         // The user is nobody, as in the original: pause needs no right at all.
-        archive::build(&Image { names: &[PAUSE, BOSUN_PAUSE], path: "pause", program, user: "65535:65535", ports: &[] })
+        archive::build(&Image {
+            names: &[PAUSE, BOSUN_PAUSE],
+            path: "pause",
+            program,
+            links: &[],
+            user: "65535:65535",
+            ports: &[],
+        })
     })
 }
 
@@ -31,6 +38,6 @@ pub fn echo_archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     ARCHIVE.get_or_init(|| {
         let program = include_bytes!(concat!(env!("OUT_DIR"), "/echo"));
-        archive::build(&Image { names: &[ECHO], path: "echo", program, user: "", ports: &["8080/tcp"] })
+        archive::build(&Image { names: &[ECHO], path: "echo", program, links: &[], user: "", ports: &["8080/tcp"] })
     })
 }

@@ -1,1 +1,5 @@
-//! tests
+//! What the tests on a real machine share: clusters of their own, kubectl, a look at what leaks.
+
+pub mod bed;
+pub mod leaks;
+pub mod runner;

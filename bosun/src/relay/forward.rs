@@ -20,7 +20,7 @@ pub fn converse(mut client: TcpStream, secret: &Secret) -> anyhow::Result<()> {
     let Some((text, rest)) = read_head(&mut client)? else { return Ok(()) };
     let route = Head::parse(&text).map_or(Route::Refuse("400 Bad Request"), |head| head.route(secret));
     let (authority, head) = match route {
-        Route::Refuse(status) => return answer(client, status, ""),
+        Route::Refuse(status) => return answer(client, status),
         Route::Tunnel { authority } => (authority, None),
         Route::Forward { authority, head } => (authority, Some(head)),
     };
@@ -28,7 +28,8 @@ pub fn converse(mut client: TcpStream, secret: &Secret) -> anyhow::Result<()> {
         Ok(server) => server,
         Err(error) => {
             let said = format!("the host cannot reach {authority}: {error:#}");
-            answer(client, "502 Bad Gateway", &said)?;
+            // Go shows a proxy's reason phrase and no more, so that the pod's Event says what happened.
+            answer(client, &format!("502 {said}"))?;
             anyhow::bail!("{said}");
         }
     };
@@ -57,9 +58,9 @@ fn read_head(client: &mut TcpStream) -> anyhow::Result<Option<(String, Vec<u8>)>
     }
 }
 
-fn answer(mut client: TcpStream, status: &str, text: &str) -> anyhow::Result<()> {
-    let length = text.len();
-    write!(client, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")?;
+fn answer(mut client: TcpStream, status: &str) -> anyhow::Result<()> {
+    let status: String = status.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    write!(client, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
     client.shutdown(std::net::Shutdown::Write)?;
     // Unread bytes of a body would reset the connection before the client has read the answer.
     client.set_read_timeout(Some(Duration::from_millis(200)))?;

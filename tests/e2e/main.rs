@@ -1,0 +1,78 @@
+//! End to end: the command, real nodes, an unmodified kubectl.
+//!
+//! `cargo test -p tests` runs all; a word after `--` selects cases whose names contain it. BOSUN_BIN names the folder of
+//! the programs under test, BOSUN_CLUSTER a running cluster to use for the cases that share one.
+
+mod cluster;
+mod layers;
+mod nodes;
+mod objects;
+mod registry;
+mod services;
+mod streams;
+mod workloads;
+
+use std::process::ExitCode;
+
+use tests::bed::{Cluster, Kubectl};
+use tests::runner::{Case, is_selected, run, verdict};
+
+type Story = fn(&Kubectl<'_>);
+
+/// Cases on one cluster, each in a namespace of its own, which is called like it.
+const SHARED: &[(&str, Story)] = &[
+    ("objects-read", objects::read),
+    ("objects-write", objects::write),
+    ("objects-patch", objects::patch),
+    ("objects-watch", objects::watch),
+    ("objects-delete", objects::delete),
+    ("objects-explain", objects::explain),
+    ("objects-tokens", objects::tokens),
+    ("objects-bad-input", objects::bad_input),
+    ("workloads-rollout", workloads::rollout),
+    ("workloads-scale", workloads::scale),
+    ("workloads-restarts", workloads::restarts),
+    ("workloads-missing-image", workloads::missing_image),
+    ("streams-logs", streams::logs),
+    ("streams-exec", streams::exec),
+    ("streams-attach", streams::attach),
+    ("streams-copy", streams::copy),
+    ("streams-port-forward", streams::port_forward),
+    ("services-reach", services::reach),
+    ("services-readiness", services::readiness),
+    ("nodes-schedule", nodes::schedule),
+    ("nodes-taint", nodes::taint),
+    ("nodes-drain", nodes::drain),
+    ("registry-pull", registry::pull),
+    ("registry-load", registry::load),
+];
+
+/// Cases that make clusters of their own, or none.
+const ALONE: &[(&str, fn())] = &[
+    ("layers", layers::no_edge_points_up),
+    ("cluster-bad-input", cluster::bad_input),
+    ("cluster-up-down", cluster::up_and_down_leave_nothing),
+    ("cluster-two", cluster::two_beside_each_other),
+    ("cluster-egress", cluster::egress_rules_come_and_go),
+    ("cluster-resume", cluster::power_cut),
+    ("cluster-killed", cluster::killed_in_the_middle),
+];
+
+fn main() -> ExitCode {
+    let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
+    let mut failed = run(&alone);
+    if SHARED.iter().any(|(name, _)| is_selected(name)) {
+        let shared = Cluster::shared("e2e", &[]);
+        let cluster = &shared;
+        let on_cluster = |story: &Story, name: &str| story(&cluster.namespace(name));
+        let cases: Vec<Case<'_>> =
+            SHARED.iter().map(|(name, story)| Case::new(name, move || on_cluster(story, name))).collect();
+        failed.extend(run(&cases));
+        if !failed.is_empty() && std::env::var_os("BOSUN_KEEP").is_some() {
+            println!("BOSUN_KEEP: cluster {} stays", cluster.name);
+            drop(cases);
+            std::mem::forget(shared);
+        }
+    }
+    verdict(&failed)
+}
