@@ -8,7 +8,7 @@ use kube::Api;
 use kube::api::PostParams;
 
 use super::auth::{Cache, User, cached, remember};
-use super::respond::{Answer, text};
+use super::respond::Refusal;
 use crate::config::{Authorization, AuthorizationMode};
 
 /// What a request needs: the verb, on one of the subresources.
@@ -76,8 +76,8 @@ impl Authorizer {
     }
 
     /// # Errors
-    /// The answer: 403 for a user who may not, 500 where the API server cannot be asked.
-    pub(super) async fn authorize(&self, user: &User, method: &Method, path: &str) -> Result<(), Answer> {
+    /// 403 for a user who may not, 500 where the API server cannot be asked.
+    pub(super) async fn authorize(&self, user: &User, method: &Method, path: &str) -> Result<(), Refusal> {
         if self.mode == AuthorizationMode::AlwaysAllow {
             return Ok(());
         }
@@ -92,11 +92,11 @@ impl Authorizer {
                         "Authorization error (user={}, verb={}, resource=nodes, subresource={subresource})\n",
                         user.name, needed.verb
                     );
-                    return Err(text(StatusCode::INTERNAL_SERVER_ERROR, message));
+                    return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message));
                 }
             }
         }
-        Err(text(StatusCode::FORBIDDEN, forbidden(&user.name, &needed)))
+        Err(Refusal::new(StatusCode::FORBIDDEN, forbidden(&user.name, &needed)))
     }
 
     async fn ask(&self, user: &User, verb: &'static str, subresource: &'static str) -> kube::Result<bool> {
@@ -120,9 +120,9 @@ impl Authorizer {
             resource_attributes: Some(attributes),
             ..SubjectAccessReviewSpec::default()
         };
-        let review = SubjectAccessReview { spec: spec.into(), ..SubjectAccessReview::default() };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let allowed = api.create(&PostParams::default(), &review).await?.status.is_some_and(|s| s.allowed.into());
+        let allowed = api.create(&PostParams::default(), &review).await?.status.is_some_and(|s| s.allowed);
         remember(&self.cache, question, allowed, if allowed { self.allowed_life } else { self.denied_life });
         Ok(allowed)
     }

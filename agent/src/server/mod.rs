@@ -230,11 +230,11 @@ impl Server {
         };
         let Some(user) = user else { return plain(StatusCode::UNAUTHORIZED, "Unauthorized") };
         if let Err(refusal) = self.authorizer.authorize(&user, request.method(), request.uri().path()).await {
-            return refusal;
+            return refusal.into();
         }
         match route::route(request.method(), request.uri().path()) {
             Ok(route) => self.serve(route, request).await,
-            Err(refusal) => refusal,
+            Err(refusal) => refusal.into(),
         }
     }
 

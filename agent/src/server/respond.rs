@@ -1,5 +1,7 @@
 //! Answers.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -9,6 +11,25 @@ use serde::Serialize;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(super) type Answer = Response<Body>;
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub status: StatusCode,
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into() }
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        text(refusal.status, refusal.message.into_owned())
+    }
+}
 
 fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use super::respond::{Answer, plain, text};
+use super::respond::Refusal;
 
 /// A container of a pod, or a pod where `container` is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,9 +33,9 @@ pub(super) enum Route {
 /// Reads method and path.
 ///
 /// # Errors
-/// The answer, for a path or a method that is not served.
-pub(super) fn route(method: &Method, path: &str) -> Result<Route, Answer> {
-    let not_found = || plain(StatusCode::NOT_FOUND, "404 page not found\n");
+/// For a path or a method that is not served.
+pub(super) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
+    let not_found = || Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n");
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let get = method == Method::GET || method == Method::HEAD;
     let stream = method == Method::GET || method == Method::POST;
@@ -54,11 +54,14 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Answer> {
         ["portForward", rest @ ..] => (stream, Route::PortForward(pod(rest).ok_or_else(not_found)?)),
         ["run", rest @ ..] => (method == Method::POST, Route::Run(container(rest).ok_or_else(not_found)?)),
         ["configz" | "checkpoint" | "logs" | "debug" | "flagz" | "statusz", ..] => {
-            return Err(text(StatusCode::NOT_IMPLEMENTED, format!("{path} is not served by this node's agent\n")));
+            return Err(Refusal::new(
+                StatusCode::NOT_IMPLEMENTED,
+                format!("{path} is not served by this node's agent\n"),
+            ));
         }
         _ => return Err(not_found()),
     };
-    if allowed { Ok(route) } else { Err(plain(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n")) }
+    if allowed { Ok(route) } else { Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n")) }
 }
 
 /// `NAMESPACE/POD[/UID]/CONTAINER`

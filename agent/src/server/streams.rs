@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpStream;
 
 use super::Parts;
-use super::respond::{Answer, text};
+use super::respond::{Answer, Refusal, text};
 use super::route::Target;
 use crate::pod::{ContainerPhase, ContainerRef};
 use crate::runtime::RuntimeError;
@@ -87,17 +87,15 @@ pub(super) fn find_pod(parts: &Parts, target: &Target) -> Option<Arc<Pod>> {
     parts.pods.find(&target.namespace, &target.pod, target.uid.as_deref())
 }
 
-fn running(parts: &Parts, target: &Target) -> Result<ContainerRef, Answer> {
+fn running(parts: &Parts, target: &Target) -> Result<ContainerRef, Refusal> {
     let Some(pod) = find_pod(parts, target) else {
-        return Err(text(StatusCode::NOT_FOUND, "pod does not exist".into()));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "pod does not exist"));
     };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let found = parts.pods.container(uid, &target.container, false);
     found.filter(|c| matches!(c.phase, ContainerPhase::Running | ContainerPhase::Unknown)).ok_or_else(|| {
-        text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("unable to upgrade connection: container not found ({:?})", target.container),
-        )
+        let message = format!("unable to upgrade connection: container not found ({:?})", target.container);
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     })
 }
 
@@ -107,15 +105,15 @@ fn refused(error: &RuntimeError) -> Answer {
 
 pub(super) async fn exec(parts: &Parts, target: &Target, request: Request<Incoming>) -> Answer {
     if let Some(refusal) = no_upgrade(request.headers()) {
-        return refusal;
+        return refusal.into();
     }
     let container = match running(parts, target) {
         Ok(container) => container,
-        Err(answer) => return answer,
+        Err(refusal) => return refusal.into(),
     };
     let wanted = wanted(request.uri().query().unwrap_or_default());
-    if let Err(answer) = some_stream(&wanted) {
-        return answer;
+    if let Err(refusal) = some_stream(&wanted) {
+        return refusal.into();
     }
     let ask = ExecRequest {
         container_id: container.id,
@@ -133,15 +131,15 @@ pub(super) async fn exec(parts: &Parts, target: &Target, request: Request<Incomi
 
 pub(super) async fn attach(parts: &Parts, target: &Target, request: Request<Incoming>) -> Answer {
     if let Some(refusal) = no_upgrade(request.headers()) {
-        return refusal;
+        return refusal.into();
     }
     let container = match running(parts, target) {
         Ok(container) => container,
-        Err(answer) => return answer,
+        Err(refusal) => return refusal.into(),
     };
     let wanted = wanted(request.uri().query().unwrap_or_default());
-    if let Err(answer) = some_stream(&wanted) {
-        return answer;
+    if let Err(refusal) = some_stream(&wanted) {
+        return refusal.into();
     }
     // Whether there is a terminal is the container's to say, not the client's.
     let tty = find_pod(parts, target).is_some_and(|pod| has_terminal(&pod, &target.container));
@@ -166,16 +164,16 @@ fn has_terminal(pod: &Pod, name: &str) -> bool {
     ordinary.chain(ephemeral).any(|(n, tty)| n == name && tty == Some(true))
 }
 
-fn some_stream(wanted: &Wanted) -> Result<(), Answer> {
+fn some_stream(wanted: &Wanted) -> Result<(), Refusal> {
     if wanted.stdin || wanted.stdout || wanted.stderr {
         return Ok(());
     }
-    Err(text(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr".into()))
+    Err(Refusal::new(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr"))
 }
 
 pub(super) async fn port_forward(parts: &Parts, target: &Target, request: Request<Incoming>) -> Answer {
     if let Some(refusal) = no_upgrade(request.headers()) {
-        return refusal;
+        return refusal.into();
     }
     let Some(pod) = find_pod(parts, target) else { return text(StatusCode::NOT_FOUND, "pod does not exist".into()) };
     let Some(sandbox) = parts.pods.sandbox(pod.metadata.uid.as_deref().unwrap_or_default()) else {
@@ -193,7 +191,7 @@ pub(super) async fn port_forward(parts: &Parts, target: &Target, request: Reques
 pub(super) async fn run(parts: &Parts, target: &Target, query_text: &str) -> Answer {
     let container = match running(parts, target) {
         Ok(container) => container,
-        Err(answer) => return answer,
+        Err(refusal) => return refusal.into(),
     };
     let command = query(query_text).find(|(key, _)| key == "cmd").map(|(_, value)| value).unwrap_or_default();
     let cmd = command.split(' ').map(String::from).collect();
@@ -208,9 +206,9 @@ pub(super) async fn run(parts: &Parts, target: &Target, query_text: &str) -> Ans
 }
 
 /// The refusal of a request that asks for no upgrade.
-fn no_upgrade(headers: &HeaderMap) -> Option<Answer> {
+fn no_upgrade(headers: &HeaderMap) -> Option<Refusal> {
     let message = "unable to upgrade: missing upgrade headers in request";
-    (!wants_upgrade(headers)).then(|| text(StatusCode::BAD_REQUEST, message.into()))
+    (!wants_upgrade(headers)).then(|| Refusal::new(StatusCode::BAD_REQUEST, message))
 }
 
 /// Passes an upgrade on to the runtime's streaming server at `url`.

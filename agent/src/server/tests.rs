@@ -45,7 +45,7 @@ fn paths_name_pods_and_containers() {
         uid: uid.map(String::from),
         container: container.into(),
     };
-    let read = |method, path| route(&method, path).map_err(|answer| answer.status().as_u16());
+    let read = |method, path| route(&method, path).map_err(|refusal| refusal.status.as_u16());
     assert_eq!(read(Method::POST, "/exec/ns/p/c"), Ok(Route::Exec(target(None, "c"))));
     assert_eq!(read(Method::GET, "/exec/ns/p/u/c"), Ok(Route::Exec(target(Some("u"), "c"))));
     assert_eq!(read(Method::POST, "/portForward/ns/p/u"), Ok(Route::PortForward(target(Some("u"), ""))));

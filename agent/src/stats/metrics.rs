@@ -45,8 +45,8 @@ fn name_of(measure: &PodMeasure) -> (&str, &str) {
 
 /// A series with a value for each container.
 type OfContainer = (&'static str, &'static str, &'static str, fn(&ContainerMeasure) -> Option<f64>);
-/// A series with a value for each pod.
-type OfPod = (&'static str, &'static str, &'static str, fn(&Usage) -> f64);
+/// A series with a value for each control group.
+type OfGroup = (&'static str, &'static str, &'static str, fn(&Usage) -> f64);
 
 const CONTAINER_SERIES: [OfContainer; 3] = [
     (
@@ -66,7 +66,7 @@ const CONTAINER_SERIES: [OfContainer; 3] = [
     ),
 ];
 
-const POD_SERIES: [OfPod; 2] = [
+const POD_SERIES: [OfGroup; 2] = [
     (
         "pod_cpu_usage_seconds_total",
         "counter",
@@ -115,7 +115,7 @@ pub(super) fn resource(stats: &Stats) -> String {
     out.out
 }
 
-const CADVISOR_SERIES: [(&str, &str, &str, fn(&Usage) -> f64); 6] = [
+const CADVISOR_SERIES: [OfGroup; 6] = [
     ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |u| {
         seconds(u.cpu_nanos)
     }),
