@@ -57,6 +57,28 @@ pub fn diff(common: &Common, wanted: Vec<Group>, slices: &[Arc<EndpointSlice>], 
         actions.extend(diff_group(common, group, &own, trigger));
     }
     actions.extend(left.iter().map(|slice| Action::Delete(name(slice))));
+    reuse(actions, slices)
+}
+
+/// A slice that would be deleted becomes one that would be created: one write instead of two, and its readers never
+/// see the service without.
+fn reuse(mut actions: Vec<Action>, slices: &[Arc<EndpointSlice>]) -> Vec<Action> {
+    for slice in slices {
+        let doomed = actions.iter().position(|action| *action == Action::Delete(name(slice)));
+        let created = actions
+            .iter()
+            .position(|action| matches!(action, Action::Create(new) if new.address_type == slice.address_type));
+        if let (Some(doomed), Some(created)) = (doomed, created)
+            && let Action::Create(new) = actions[created].clone()
+        {
+            let mut changed = *new;
+            let annotations = changed.metadata.annotations.take();
+            let labels = changed.metadata.labels.take();
+            changed.metadata = ObjectMeta { annotations, labels, ..slice.metadata.clone() };
+            actions[created] = Action::Update(Box::new(changed));
+            actions.remove(doomed);
+        }
+    }
     actions
 }
 
@@ -248,12 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_slice_of_an_empty_service_stays_and_foreign_ports_go() {
+    fn the_last_slice_of_an_empty_service_stays_and_other_ports_take_over_a_slice() {
         let slices = [slice("a", &[1]), slice("b", &[2])];
         assert_eq!(summary(&diff(&common(2), group(&[]), &slices, None)), ["update a ", "delete b"]);
         assert_eq!(summary(&diff(&common(2), group(&[]), &[], None)), ["create "]);
         let mut other = group(&[(1, true)]);
         other[0].ports[0].port = Some(81);
+        assert_eq!(summary(&diff(&common(2), other.clone(), &slices, None)), ["update a 1", "delete b"]);
+        other[0].address_type = "IPv6".into();
         assert_eq!(summary(&diff(&common(2), other, &slices[..1], None)), ["create 1", "delete a"]);
     }
 
