@@ -4,16 +4,69 @@ use serde_json::{Map, json};
 use super::*;
 use crate::schema::{SchemaOr, Type};
 
-/// What `kubectl create namespace a` sends, by hand: an empty creationTimestamp, spec and status.
-const NAMESPACE: &[u8] = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x1d\x0a\x17\x0a\x01a\x12\x00\x1a\x00\x22\x00\
-\x2a\x00\x32\x00\x38\x00\x42\x00\x5a\x04\x0a\x00\x12\x00\x12\x00\x1a\x00\x1a\x00\x22\x00";
+/// `kubectl create namespace a`, as kubectl 1.37 sends it.
+const NAMESPACE: &[u8] =
+    b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09Namespace\x12\x19\x0a\x11\x0a\x01a\x12\0\x1a\0\"\0*\02\08\0B\0\x12\0\
+      \x1a\x02\x0a\0\x1a\0\"\0";
+/// `kubectl create deployment web --image=nginx:1 --replicas=2 --port=80`.
+const DEPLOYMENT: &[u8] =
+    b"k8s\0\x0a\x15\x0a\x07apps/v1\x12\x0aDeployment\x12\xba\x01\x0a\x1f\x0a\x03web\x12\0\x1a\0\"\0*\02\08\
+      \0B\0Z\x0a\x0a\x03app\x12\x03web\x12\x88\x01\x08\x02\x12\x0c\x0a\x0a\x0a\x03app\x12\x03web\x1an\x0a\
+      \x1c\x0a\0\x12\0\x1a\0\"\0*\02\08\0B\0Z\x0a\x0a\x03app\x12\x03web\x12N\x120\x0a\x05nginx\x12\x07ngin\
+      x:1*\02\x0a\x0a\0\x10\0\x18P\"\0*\0B\0j\0r\0\x80\x01\0\x88\x01\0\x90\x01\0\xa2\x01\0\x1a\02\0B\0J\0R\
+      \0X\0`\0h\0\x82\x01\0\x8a\x01\0\x9a\x01\0\xc2\x01\0\"\x02\x0a\0(\08\0\x1a\x0c\x08\0\x10\0\x18\0 \0(\
+      \08\0\x1a\0\"\0";
+/// `kubectl create service nodeport s --tcp=80:8080`.
+const SERVICE: &[u8] =
+    b"k8s\0\x0a\x0d\x0a\x02v1\x12\x07Service\x12b\x0a\x1b\x0a\x01s\x12\0\x1a\0\"\0*\02\08\0B\0Z\x08\x0a\
+      \x03app\x12\x01s\x12?\x0a\x1b\x0a\x0780-8080\x12\x03TCP\x18P\"\x07\x08\0\x10\x90?\x1a\0(\0\x12\x08\
+      \x0a\x03app\x12\x01s\x1a\0\"\x08NodePort:\0B\0R\0Z\0`\0h\0\x1a\x02\x0a\0\x1a\0\"\0";
+/// `kubectl create token default`.
+const TOKEN_REQUEST: &[u8] =
+    b"k8s\0\x0a(\x0a\x18authentication.k8s.io/v1\x12\x0cTokenRequest\x12\x1a\x0a\x10\x0a\0\x12\0\x1a\0\"\0\
+      *\02\08\0B\0\x12\0\x1a\x04\x0a\0\x12\0\x1a\0\"\0";
 
 #[test]
-fn a_namespace_as_kubectl_sends_it() {
-    let object = decode(NAMESPACE).expect("decodes");
-    let want = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"": ""}},
-        "spec": {}, "status": {}});
-    assert_eq!(object, want);
+fn bodies_as_kubectl_sends_them() {
+    let labels = json!({"app": "web"});
+    let container = json!({"name": "nginx", "image": "nginx:1", "ports": [{"containerPort": 80}], "resources": {}});
+    for (bytes, want) in [
+        (
+            NAMESPACE,
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}, "spec": {}, "status": {}}),
+        ),
+        (
+            DEPLOYMENT,
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": labels},
+                "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "strategy": {},
+                    "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}}},
+                "status": {}}),
+        ),
+        (
+            SERVICE,
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "labels": {"app": "s"}},
+                "spec": {"ports": [{"name": "80-8080", "port": 80, "protocol": "TCP", "targetPort": 8080}],
+                    "selector": {"app": "s"}, "type": "NodePort"},
+                "status": {"loadBalancer": {}}}),
+        ),
+        (
+            TOKEN_REQUEST,
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+                "spec": {"audiences": null, "expirationSeconds": null}, "status": {"token": "", "expirationTimestamp": null}}),
+        ),
+    ] {
+        let mut want = want;
+        drop_nulls(&mut want);
+        assert_eq!(decode(bytes), Ok(want.clone()));
+        assert_eq!(decode(&encode(&want).expect("encodes")), Ok(want));
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    if let Value::Object(entries) = value {
+        entries.retain(|_, entry| !entry.is_null());
+        entries.values_mut().for_each(drop_nulls);
+    }
 }
 
 #[test]
@@ -175,7 +228,11 @@ proptest! {
     fn every_definition_goes_both_ways((i, object) in any_object()) {
         let definition = &schema::definitions()[i];
         let bytes = encode_message(definition, &object).expect("encodes");
-        prop_assert_eq!(Value::Object(decode_message(definition, &bytes).expect("decodes")), object);
+        prop_assert_eq!(Value::Object(decode_message(definition, &bytes).expect("decodes")), object.clone());
+        prop_assert_eq!(schema::check(definition, &object), Ok(vec![]));
+        let mut same = object.clone();
+        schema::normalize(definition, &mut same);
+        prop_assert_eq!(same, object);
     }
 
     #[test]

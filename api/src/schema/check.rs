@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Definition, Field, SchemaOr, Type};
+use super::{Definition, SchemaOr, Type};
 use crate::time;
 
 /// A value that no field of this type can hold. `Display` is what the API's JSON decoder says.
@@ -57,7 +57,7 @@ impl<'a> Walk<'a> {
         for (name, value) in object {
             self.steps.push(Step::Name(name));
             match definition.field(name) {
-                Some(field) => self.value(definition, field, field.ty, value)?,
+                Some(field) => self.value(definition, field.ty, value)?,
                 None => self.unknown.push(format!("unknown field \"{}\"", self.path(true))),
             }
             self.steps.pop();
@@ -65,19 +65,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn value(
-        &mut self,
-        owner: &'static Definition,
-        field: &'static Field,
-        ty: Type,
-        value: &'a Value,
-    ) -> Result<(), TypeError> {
+    fn value(&mut self, owner: &'static Definition, ty: Type, value: &'a Value) -> Result<(), TypeError> {
         match (ty, value) {
             (_, Value::Null) => Ok(()),
             (Type::Array(inner), Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
                     self.steps.push(Step::Index(i));
-                    self.value(owner, field, *inner, item)?;
+                    self.value(owner, *inner, item)?;
                     self.steps.pop();
                 }
                 Ok(())
@@ -85,7 +79,7 @@ impl<'a> Walk<'a> {
             (Type::Map(inner), Value::Object(entries)) => {
                 for (key, item) in entries {
                     self.steps.push(Step::Name(key));
-                    self.value(owner, field, *inner, item)?;
+                    self.value(owner, *inner, item)?;
                     self.steps.pop();
                 }
                 Ok(())

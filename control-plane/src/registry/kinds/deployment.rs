@@ -44,11 +44,10 @@ impl Strategy for Deployments {
         fill_absent(spec, "replicas", 1);
         if let Some(strategy) = child(spec, "strategy") {
             fill(strategy, "type", "RollingUpdate");
-            if text(strategy, "/type") == "RollingUpdate" {
-                if let Some(rolling) = child(strategy, "rollingUpdate") {
-                    fill_absent(rolling, "maxUnavailable", "25%");
-                    fill_absent(rolling, "maxSurge", "25%");
-                }
+            let rolls = text(strategy, "/type") == "RollingUpdate";
+            if rolls && let Some(rolling) = child(strategy, "rollingUpdate") {
+                fill_absent(rolling, "maxUnavailable", "25%");
+                fill_absent(rolling, "maxSurge", "25%");
             }
         }
         fill_absent(spec, "revisionHistoryLimit", 10);

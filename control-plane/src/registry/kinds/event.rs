@@ -145,9 +145,9 @@ impl Strategy for Events {
         let about = text(event, &format!("/{}/namespace", names.about));
         let namespace = api::meta::namespace(event);
         let path = format!("{}.namespace", names.about);
-        if about.is_empty() && namespace != "default" && namespace != "kube-system" {
-            errors.push(FieldError::invalid(path, about, "does not match event.namespace"));
-        } else if !about.is_empty() && about != namespace {
+        // An event on an object of cluster scope lies in "default".
+        let fits = if about.is_empty() { matches!(namespace, "default" | "kube-system") } else { about == namespace };
+        if !fits {
             errors.push(FieldError::invalid(path, about, "does not match event.namespace"));
         }
         if !self.core || !text(event, "/eventTime").is_empty() {

@@ -93,11 +93,11 @@ impl Strategy for Nodes {
             }
         }
         // Allocatable is capacity, unless the node says otherwise.
-        if let Some(status) = object.get_mut("status").filter(|s| s["capacity"].is_object()) {
-            if status["allocatable"].as_object().is_none_or(serde_json::Map::is_empty) {
-                let capacity = status["capacity"].clone();
-                put(status, "allocatable", capacity);
-            }
+        let silent = |status: &&mut Value| status["allocatable"].as_object().is_none_or(serde_json::Map::is_empty);
+        let status = object.get_mut("status").filter(|status| status["capacity"].is_object());
+        if let Some(status) = status.filter(silent) {
+            let capacity = status["capacity"].clone();
+            put(status, "allocatable", capacity);
         }
     }
 

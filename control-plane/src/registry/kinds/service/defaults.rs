@@ -65,11 +65,8 @@ fn families(service: &mut Value) {
     let first = if address.contains(':') { "IPv6" } else { "IPv4" };
     fill(spec, "ipFamilies", json!([first]));
     let other = if spec["ipFamilies"][0] == "IPv6" { "IPv4" } else { "IPv6" };
-    if let (true, Some(families)) =
-        (free && text(spec, "/ipFamilyPolicy") != "SingleStack", spec["ipFamilies"].as_array_mut())
-    {
-        if families.len() == 1 {
-            families.push(other.into());
-        }
+    let both = free && text(spec, "/ipFamilyPolicy") != "SingleStack";
+    if let Some(families) = spec["ipFamilies"].as_array_mut().filter(|families| both && families.len() == 1) {
+        families.push(other.into());
     }
 }

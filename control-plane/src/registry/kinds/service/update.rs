@@ -21,10 +21,9 @@ pub(super) fn carry_over(new: &mut Value, old: &Value) {
             drop_same(new, old, &["clusterIP"]);
         }
     }
-    if has_node_ports(old) && !has_node_ports(new) && node_ports(old) == node_ports(new) {
-        if let Some(spec) = child(new, "spec") {
-            list_mut(spec, "ports").iter_mut().for_each(|port| remove(port, "nodePort"));
-        }
+    let node_ports_go = has_node_ports(old) && !has_node_ports(new) && node_ports(old) == node_ports(new);
+    if let Some(spec) = child(new, "spec").filter(|_| node_ports_go) {
+        list_mut(spec, "ports").iter_mut().for_each(|port| remove(port, "nodePort"));
     }
     if text(old, "/spec/type") == "LoadBalancer" && text(new, "/spec/type") != "LoadBalancer" {
         drop_same(new, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
