@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use ipnetwork::IpNetwork;
 use lifecycle::Stop;
+use lifecycle::pki::Identity;
+use lifecycle::tls::{ServerTrust, client_config};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::ports::Ports;
@@ -19,7 +21,7 @@ use crate::registry::Registry;
 use crate::server::{Config, Server};
 use crate::store::{Embedded, Revision, Store};
 use crate::token::{Keys, Tokens};
-use crate::{admission, authn, authz, registry, reviews};
+use crate::{admission, authn, authz, registry, reviews, stream};
 
 /// The API server's flags, named as kube-apiserver's.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,6 +108,19 @@ impl Options {
         })
     }
 
+    /// Whom the server is to kubelets, and whom it believes.
+    fn kubelet_tls(&self) -> anyhow::Result<rustls::ClientConfig> {
+        let identity = match (&self.kubelet_client_certificate, &self.kubelet_client_key) {
+            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
+            (None, None) => None,
+            _ => bail!("--kubelet-client-certificate and --kubelet-client-key belong together"),
+        };
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
+        let authority = self.kubelet_certificate_authority.as_ref().map(read).transpose()?;
+        let trust = authority.as_deref().map_or(ServerTrust::Anybody, ServerTrust::Authority);
+        client_config(trust, identity.as_ref()).context("make a TLS client for kubelets")
+    }
+
     fn ports(&self) -> anyhow::Result<Ports> {
         let keys = Keys::load(&self.service_account_signing_key_file, &self.service_account_key_file)?;
         let audiences = self.api_audiences.clone();
@@ -114,22 +129,9 @@ impl Options {
             authenticator: Box::new(authn::Authn { tokens: tokens.clone() }),
             authorizer: Box::new(authz::Fixed),
             admission: admission::plugins(),
-            connector: Box::new(NoStreams),
+            connector: Box::new(stream::Streams::new(self.kubelet_tls()?)),
             answerer: Box::new(reviews::Answers { tokens }),
         })
-    }
-}
-
-/// Stands where the streams will be wired in.
-struct NoStreams;
-
-impl crate::ports::Connector for NoStreams {
-    fn connect<'a>(
-        &'a self,
-        _: &'a Arc<Server>,
-        _: crate::ports::ConnectRequest,
-    ) -> futures::future::BoxFuture<'a, Result<http::Response<crate::ports::Body>, api::status::Status>> {
-        Box::pin(async { Err(api::status::Status::unavailable("streams are not wired in yet")) })
     }
 }
 

@@ -12,6 +12,8 @@ mod path;
 mod query;
 mod read;
 mod table;
+#[cfg(test)]
+mod tests;
 mod watching;
 mod write;
 

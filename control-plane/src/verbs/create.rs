@@ -128,7 +128,8 @@ impl Server {
         definition: &'static api::schema::Definition,
         object: &mut Value,
     ) -> Result<(), Status> {
-        let (kind, version) = (definition.short_name(), api::meta::api_version(object).to_owned());
+        let kind = definition.short_name();
+        let version = api::meta::api_version(object).rsplit('/').next().unwrap_or_default().to_owned();
         let refuse = |why: &dyn std::fmt::Display| {
             Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
         };
