@@ -296,14 +296,14 @@ mod tests {
         assert_eq!(
             last(&fake),
             [
-                "add chain ip bosun-proxy vip-plain-2",
-                "flush chain ip bosun-proxy vip-plain-2",
-                "add rule ip bosun-proxy vip-plain-2 dnat to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints",
-                "delete element ip bosun-proxy endpoints { 10.96.0.1 . tcp . 80 . 0, 10.96.0.1 . tcp . 80 . 2 }",
+                "add chain ip bosun-proxy vip-plain-tcp-2",
+                "flush chain ip bosun-proxy vip-plain-tcp-2",
+                "add rule ip bosun-proxy vip-plain-tcp-2 dnat to ip daddr . tcp dport . numgen random mod 2 map @endpoints-tcp",
+                "delete element ip bosun-proxy endpoints-tcp { 10.96.0.1 . 80 . 0, 10.96.0.1 . 80 . 2 }",
                 "delete element ip bosun-proxy hairpin { 10.0.0.1 . 10.0.0.1 }",
                 "delete element ip bosun-proxy services { 10.96.0.1 . tcp . 80 }",
-                "add element ip bosun-proxy endpoints { 10.96.0.1 . tcp . 80 . 0 : 10.0.0.3 . 8080 }",
-                "add element ip bosun-proxy services { 10.96.0.1 . tcp . 80 : goto vip-plain-2 }",
+                "add element ip bosun-proxy endpoints-tcp { 10.96.0.1 . 80 . 0 : 10.0.0.3 . 8080 }",
+                "add element ip bosun-proxy services { 10.96.0.1 . tcp . 80 : goto vip-plain-tcp-2 }",
             ]
         );
 

@@ -39,6 +39,16 @@ pub fn base(facts: &Facts, family: Family) -> String {
     let vip = format!("{f} daddr . meta l4proto . th dport");
     let port = "meta l4proto . th dport";
     let node = format!("{f} daddr @node-ips");
+    // A map for each protocol: nft 1.0 cannot read a target of `th dport` back from the kernel, and takes one of
+    // `tcp dport` for a condition.
+    let of_protocol = |p: &str| {
+        format!(
+            "  map endpoints-{p} {{ typeof {f} daddr . {p} dport . numgen random mod 65536 : {f} daddr . {p} dport; }}
+  map node-endpoints-{p} {{ typeof {p} dport . numgen random mod 65536 : {f} daddr . {p} dport; }}
+"
+        )
+    };
+    let endpoints: String = ["tcp", "udp", "sctp"].map(of_protocol).concat();
     let mut script = remove(family);
     script.push_str(&format!(
         "table {f} {TABLE} {{
@@ -47,16 +57,14 @@ pub fn base(facts: &Facts, family: Family) -> String {
   set hairpin {{ type {address} . {address}; }}
   map services {{ type {address} . inet_proto . inet_service : verdict; }}
   map services-outside {{ type {address} . inet_proto . inet_service : verdict; }}
-  map endpoints {{ typeof {vip} . numgen random mod 65536 : {f} daddr . th dport; }}
-  map nodeports {{ type inet_proto . inet_service : verdict; }}
+{endpoints}  map nodeports {{ type inet_proto . inet_service : verdict; }}
   map nodeports-outside {{ type inet_proto . inet_service : verdict; }}
-  map node-endpoints {{ typeof {port} . numgen random mod 65536 : {f} daddr . th dport; }}
   map refused {{ type {address} . inet_proto . inet_service : verdict; }}
   map refused-outside {{ type {address} . inet_proto . inet_service : verdict; }}
   map refused-nodeports {{ type inet_proto . inet_service : verdict; }}
   map refused-nodeports-outside {{ type inet_proto . inet_service : verdict; }}
   map guarded {{ type {address} : verdict; }}
-  chain reject {{
+  chain deny {{
     meta l4proto tcp reject with tcp reset
     reject
   }}
@@ -71,7 +79,7 @@ pub fn base(facts: &Facts, family: Family) -> String {
     {vip} vmap @refused
     {node} {outside} {port} vmap @refused-nodeports-outside
     {node} {port} vmap @refused-nodeports
-    {f} daddr @cluster-ips goto reject
+    {f} daddr @cluster-ips goto deny
   }}
   chain guard {{ type filter hook prerouting priority -110; ct state new {f} daddr vmap @guarded; }}
   chain prerouting {{ type nat hook prerouting priority -100; jump balance; }}

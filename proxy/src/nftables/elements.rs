@@ -65,17 +65,18 @@ fn key(front: Front, protocol: Protocol) -> String {
 fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
     let key = key(rule.front, rule.protocol);
     let outside = rule.from == From::Outside;
-    let (services, refused, endpoints) = match (rule.front, outside) {
-        (Front::Vip(..), false) => ("services", "refused", "endpoints"),
-        (Front::Vip(..), true) => ("services-outside", "refused-outside", "endpoints"),
-        (Front::NodePort { .. }, false) => ("nodeports", "refused-nodeports", "node-endpoints"),
-        (Front::NodePort { .. }, true) => ("nodeports-outside", "refused-nodeports-outside", "node-endpoints"),
+    let (services, refused) = match (rule.front, outside) {
+        (Front::Vip(..), false) => ("services", "refused"),
+        (Front::Vip(..), true) => ("services-outside", "refused-outside"),
+        (Front::NodePort { .. }, false) => ("nodeports", "refused-nodeports"),
+        (Front::NodePort { .. }, true) => ("nodeports-outside", "refused-nodeports-outside"),
     };
     match &rule.action {
         Action::Balance { endpoints: pool, masquerade, affinity: Some(affinity) } => {
             let chain =
                 format!("affinity-{}", key.replace([' ', '.', ':'], "-")) + if outside { "-outside" } else { "" };
-            let (body, sets) = affinity_chain(pool, *affinity, mark(*masquerade, family, facts), family);
+            let (body, sets) =
+                affinity_chain(pool, *affinity, mark(*masquerade, family, facts), (family, rule.protocol));
             parts.sets.extend(sets);
             parts.elements.insert((services, key), format!("goto {chain}"));
             parts.owned.insert(chain, body);
@@ -85,13 +86,14 @@ fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
             parts.elements.insert((services, key.clone()), format!("goto {name}"));
             parts.chains.insert(name, body);
             let offset = if outside { OUTSIDE_OFFSET } else { 0 };
+            let (endpoints, place) = pool_place(rule.front, rule.protocol);
             for (index, target) in pool.iter().enumerate() {
                 let target = format!("{} . {}", target.ip(), target.port());
-                parts.elements.insert((endpoints, format!("{key} . {}", index + offset)), target);
+                parts.elements.insert((endpoints, format!("{place} . {}", index + offset)), target);
             }
         }
         refusal => {
-            let verdict = if *refusal == Action::Reject { "goto reject" } else { "drop" };
+            let verdict = if *refusal == Action::Reject { "goto deny" } else { "drop" };
             parts.elements.insert((refused, key.clone()), verdict.into());
             if outside {
                 // Ends the translation before the rule for anyone is asked; the packet then meets the refusal.
@@ -111,18 +113,33 @@ fn mark(masquerade: Masquerade, family: Family, facts: &Facts) -> (&'static str,
     }
 }
 
+/// The map that holds a front's endpoints, and the front's part of their keys.
+fn pool_place(front: Front, protocol: Protocol) -> (&'static str, String) {
+    let maps = match protocol {
+        Protocol::Tcp => ["endpoints-tcp", "node-endpoints-tcp"],
+        Protocol::Udp => ["endpoints-udp", "node-endpoints-udp"],
+        Protocol::Sctp => ["endpoints-sctp", "node-endpoints-sctp"],
+    };
+    match front {
+        Front::Vip(ip, port) => (maps[0], format!("{ip} . {port}")),
+        Front::NodePort { port, .. } => (maps[1], port.to_string()),
+    }
+}
+
 /// The chain for pools of that size, shared by all rules of that kind.
 fn pool_chain(rule: &Rule, size: usize, mark: (&str, Option<String>), family: Family) -> (String, Vec<String>) {
-    let (front, lookup, map) = match rule.front {
-        Front::Vip(..) => ("vip", format!("{} daddr . meta l4proto . th dport", family.name()), "endpoints"),
-        Front::NodePort { .. } => ("node", "meta l4proto . th dport".to_owned(), "node-endpoints"),
+    let protocol = rule.protocol.name();
+    let (map, _) = pool_place(rule.front, rule.protocol);
+    let (front, lookup) = match rule.front {
+        Front::Vip(..) => ("vip", format!("{} daddr . {protocol} dport", family.name())),
+        Front::NodePort { .. } => ("node", format!("{protocol} dport")),
     };
     let (word, offset) = match rule.from {
         From::Outside => ("-outside", format!(" offset {OUTSIDE_OFFSET}")),
         From::Anyone => ("", String::new()),
     };
     let dnat = format!("dnat to {lookup} . numgen random mod {size}{offset} map @{map}");
-    (format!("{front}-{}{word}-{size}", mark.0), mark.1.into_iter().chain([dnat]).collect())
+    (format!("{front}-{}{word}-{protocol}-{size}", mark.0), mark.1.into_iter().chain([dnat]).collect())
 }
 
 /// A client that is in an endpoint's set goes there again; another one is drawn and remembered.
@@ -130,9 +147,9 @@ fn affinity_chain(
     pool: &[SocketAddr],
     affinity: Affinity,
     mark: (&str, Option<String>),
-    family: Family,
+    (family, protocol): (Family, Protocol),
 ) -> (Vec<String>, BTreeMap<String, u32>) {
-    let f = family.name();
+    let (f, l4) = (family.name(), protocol.name());
     let mut body: Vec<String> = mark.1.into_iter().collect();
     let mut sets = BTreeMap::new();
     let mut draws = Vec::new();
@@ -140,11 +157,11 @@ fn affinity_chain(
         let place = format!("{}-{}", target.ip(), target.port()).replace([':', '.'], "-");
         let set = format!("clients-{:016x}-{place}", affinity.id);
         let go = format!("update @{set} {{ {f} saddr }} dnat to {target}");
-        body.push(format!("{f} saddr @{set} {go}"));
+        body.push(format!("meta l4proto {l4} {f} saddr @{set} {go}"));
         // Of those that are left each has the same chance.
         draws.push(match pool.len() - index {
-            1 => go,
-            left => format!("numgen random mod {left} 0 {go}"),
+            1 => format!("meta l4proto {l4} {go}"),
+            left => format!("meta l4proto {l4} numgen random mod {left} 0 {go}"),
         });
         sets.insert(set, affinity.seconds);
     }

@@ -1,8 +1,8 @@
 //! The plan in nftables: one table a family, `bosun-proxy`, with maps and no chain per Service.
 //!
-//! - `services` leads from (address, protocol, port) to a chain that stands for a number of endpoints, `vip-pods-3`
-//!   for three; that chain draws an index and `endpoints` leads from (address, protocol, port, index) to the target.
-//!   `nodeports` and `node-endpoints` do the same without the address.
+//! - `services` leads from (address, protocol, port) to a chain that stands for a number of endpoints,
+//!   `vip-pods-tcp-3` for three; that chain draws an index, and `endpoints-tcp` leads from (address, port, index) to
+//!   the target. `nodeports` and `node-endpoints-tcp` do the same without the address.
 //! - `*-outside` are the same for externalTrafficPolicy Local, asked first for packets from outside; their indices
 //!   begin at 65536, so that both pools of a port live in one map.
 //! - `refused` and its kin hold what has no endpoints.
