@@ -10,6 +10,7 @@ use crate::pod::{Context, Host, Manager};
 use crate::quantity::{milli_of, units_of};
 use crate::runtime::Runtime;
 use crate::sandbox::dns;
+use crate::server::Daemon;
 use crate::services::Services;
 use crate::volume::{NodeCapacity, Volumes};
 use anyhow::Context as _;
@@ -74,7 +75,9 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     });
     info!(node = node_name, "the agent begins");
     let manager = Manager::new(Arc::clone(&ctx));
+    let daemon = Daemon::bind(&ctx, manager.clone(), &options).await?;
     let _events = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(send_events));
+    let mut served = Ok(());
     tokio::join!(
         keeper.run(stop.child()),
         follow_services(&ctx, stop.child()),
@@ -82,8 +85,9 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         ctx.volumes.run(stop.child(), |uid| manager.wake(uid)),
         clean_orphans(&ctx, stop.child()),
         manager.run(stop.child()),
+        async { served = daemon.run(stop.child()).await },
     );
-    Ok(())
+    Ok(served?)
 }
 
 async fn follow_services(ctx: &Context, stop: Stop) {

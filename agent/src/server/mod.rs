@@ -9,12 +9,13 @@ mod authorize;
 mod logs;
 mod respond;
 mod route;
+mod start;
 mod streams;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,8 @@ use crate::config::Config;
 use crate::pod::Pods;
 use crate::runtime::Runtime;
 use crate::stats::Stats;
+pub use start::Daemon;
+
 use auth::{Authenticator, User};
 use authorize::Authorizer;
 use respond::{Answer, json, plain, text};
@@ -47,15 +50,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of a request.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// A page of metrics that another part of the agent fills, in Prometheus' text format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// /metrics
-    Agent,
-    /// /metrics/probes
-    Probes,
-}
-
 /// What the server speaks for.
 pub struct Parts {
     pub config: Arc<Config>,
@@ -64,7 +58,6 @@ pub struct Parts {
     pub runtime: Runtime,
     pub client: kube::Client,
     pub stats: Arc<Stats>,
-    pub metrics: Arc<dyn Fn(Page) -> String + Send + Sync>,
     pub health: Health,
 }
 
@@ -78,6 +71,10 @@ pub enum ServerError {
     ClientAuthority { path: PathBuf, source: io::Error },
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    #[error("the serving certificate: {0}")]
+    Identity(#[from] PkiError),
+    #[error("listen on {address}: {source}; another kubelet or agent may run there")]
+    Listen { address: SocketAddr, source: io::Error },
 }
 
 /// The server's certificate: the files that the configuration names, or `kubelet.crt` and `kubelet.key` in `cert_dir`,
@@ -242,8 +239,7 @@ impl Server {
         let parts = &self.parts;
         match route {
             Route::Healthz => healthz(&parts.health),
-            Route::Metrics => respond::metrics((parts.metrics)(Page::Agent)),
-            Route::MetricsProbes => respond::metrics((parts.metrics)(Page::Probes)),
+            Route::Metrics => respond::metrics(parts.stats.agent_metrics().await),
             Route::MetricsResource => respond::metrics(parts.stats.resource_metrics().await),
             Route::MetricsCadvisor => respond::metrics(parts.stats.cadvisor_metrics().await),
             Route::StatsSummary => json(StatusCode::OK, &parts.stats.summary().await),

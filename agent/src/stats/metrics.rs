@@ -161,3 +161,39 @@ pub(super) fn cadvisor(stats: &Stats) -> String {
     out.sample("machine_memory_bytes", &[], node.memory_total as f64);
     out.out
 }
+
+/// The agent's own series, under the kubelet's names.
+pub(super) fn agent(stats: &Stats) -> String {
+    let mut out = Exposition { millis: Timestamp::now().as_millisecond(), ..Exposition::default() };
+    let measures = stats.measure();
+    let containers: usize = measures.iter().map(|m| m.containers.len()).sum();
+    let process = node::own_process();
+    let families = [
+        ("kubelet_running_pods", "gauge", "Number of pods that have a running container", {
+            measures.iter().filter(|m| !m.containers.is_empty()).count() as f64
+        }),
+        (
+            "kubelet_desired_pods",
+            "gauge",
+            "The number of pods the kubelet is being instructed to run",
+            measures.len() as f64,
+        ),
+        (
+            "process_cpu_seconds_total",
+            "counter",
+            "Total user and system CPU time spent in seconds.",
+            seconds(process.cpu_nanos),
+        ),
+        ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", process.resident as f64),
+        ("process_open_fds", "gauge", "Number of open file descriptors.", process.descriptors as f64),
+    ];
+    out.family("kubelet_running_containers", "gauge", "Number of containers currently running");
+    out.sample("kubelet_running_containers", &[("container_state", "running")], containers as f64);
+    out.family("kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.");
+    out.sample("kubelet_node_name", &[("node", &stats.node_name)], 1.0);
+    for (name, kind, help, value) in families {
+        out.family(name, kind, help);
+        out.sample(name, &[], value);
+    }
+    out.out
+}

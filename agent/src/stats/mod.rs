@@ -32,8 +32,6 @@ pub struct Stats {
     node_name: String,
     /// The agent's root folder, whose file system is the node's.
     root: PathBuf,
-    /// Where the runtime keeps images, if that is another file system.
-    image_root: Option<PathBuf>,
     samples: Mutex<HashMap<String, Sample>>,
 }
 
@@ -43,8 +41,6 @@ pub struct Places {
     pub node_name: String,
     /// The agent's root folder.
     pub root: PathBuf,
-    /// The runtime's image store (`ImageFsInfo`), if known.
-    pub image_root: Option<PathBuf>,
 }
 
 /// CPU time at a moment, and the rate that was computed there.
@@ -71,6 +67,14 @@ struct ContainerMeasure {
     log_dir: Option<PathBuf>,
 }
 
+/// What the runtime says of its storage.
+struct Stores {
+    /// Writable layers by container id.
+    layers: HashMap<String, Layer>,
+    /// Where images are kept.
+    image_root: Option<PathBuf>,
+}
+
 /// The writable layer of a container.
 #[derive(Clone, Copy, Debug, Default)]
 struct Layer {
@@ -80,15 +84,15 @@ struct Layer {
 
 impl Stats {
     pub fn new(pods: Arc<dyn Pods>, cgroups: PodCgroups, runtime: Runtime, places: Places) -> Self {
-        let Places { node_name, root, image_root } = places;
-        Self { pods, cgroups, runtime, node_name, root, image_root, samples: Mutex::default() }
+        let Places { node_name, root } = places;
+        Self { pods, cgroups, runtime, node_name, root, samples: Mutex::default() }
     }
 
     /// The body of /stats/summary (kubelet's `stats/v1alpha1` Summary).
     pub async fn summary(self: &Arc<Self>) -> serde_json::Value {
-        let layers = self.layers().await;
+        let stores = Stores { layers: self.layers().await, image_root: self.image_root().await };
         let stats = self.clone();
-        let body = tokio::task::spawn_blocking(move || summary::build(&stats, &layers)).await;
+        let body = tokio::task::spawn_blocking(move || summary::build(&stats, &stores)).await;
         body.unwrap_or(serde_json::Value::Null)
     }
 
@@ -96,6 +100,12 @@ impl Stats {
     pub async fn resource_metrics(self: &Arc<Self>) -> String {
         let stats = self.clone();
         tokio::task::spawn_blocking(move || metrics::resource(&stats)).await.unwrap_or_default()
+    }
+
+    /// The body of /metrics: the agent itself.
+    pub async fn agent_metrics(self: &Arc<Self>) -> String {
+        let stats = self.clone();
+        tokio::task::spawn_blocking(move || metrics::agent(&stats)).await.unwrap_or_default()
     }
 
     /// The body of /metrics/cadvisor: the series that dashboards ask for most.
@@ -119,6 +129,11 @@ impl Stats {
             Some((s.attributes?.id, Layer { used, inodes: layer.inodes_used.map_or(0, |v| v.value) }))
         };
         listed.into_iter().filter_map(layer).collect()
+    }
+
+    async fn image_root(&self) -> Option<PathBuf> {
+        let told = self.runtime.image_fs_info(cri::v1::ImageFsInfoRequest {}).await.ok()?;
+        Some(told.image_filesystems.into_iter().next()?.fs_id?.mountpoint.into())
     }
 
     fn measure(&self) -> Vec<PodMeasure> {

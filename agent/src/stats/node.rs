@@ -87,6 +87,30 @@ fn interface(line: &str) -> Option<Interface> {
     })
 }
 
+/// What this process uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProcessUsage {
+    pub cpu_nanos: u64,
+    pub resident: u64,
+    pub descriptors: u64,
+}
+
+pub(super) fn own_process() -> ProcessUsage {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // The name in parentheses may hold spaces; user and system time are the 12th and 13th field after it.
+    let fields: Vec<u64> =
+        stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)).sum();
+    let resident =
+        status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok());
+    ProcessUsage {
+        cpu_nanos: ticks * NANOS_PER_TICK,
+        resident: resident.unwrap_or(0) * 1024,
+        descriptors: fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,5 @@
 //! /stats/summary, in the schema of kubelet's stats v1alpha1.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -11,25 +10,25 @@ use serde_json::{Map, Value, json};
 
 use super::disk::{self, Used};
 use super::node::{self, NodeUsage};
-use super::{ContainerMeasure, Layer, PodMeasure, Stats};
+use super::{ContainerMeasure, PodMeasure, Stats, Stores};
 
-pub(super) fn build(stats: &Stats, layers: &HashMap<String, Layer>) -> Value {
+pub(super) fn build(stats: &Stats, stores: &Stores) -> Value {
     let now = time(Timestamp::now());
     let measures = stats.measure();
-    let pods: Vec<Value> = measures.iter().map(|m| Builder { stats, layers, now: &now }.pod(m)).collect();
-    json!({"node": node_part(stats, &now), "pods": pods})
+    let pods: Vec<Value> = measures.iter().map(|m| Builder { stats, stores, now: &now }.pod(m)).collect();
+    json!({"node": node_part(stats, stores, &now), "pods": pods})
 }
 
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn node_part(stats: &Stats, now: &str) -> Value {
+fn node_part(stats: &Stats, stores: &Stores, now: &str) -> Value {
     let usage = node::read();
     let boot = Timestamp::from_second(usage.boot_time).map(time).unwrap_or_default();
     let space = |path: &Path| kernel::mount::space(path).map(|s| file_system(&s, now)).unwrap_or(Value::Null);
     let fs = space(&stats.root);
-    let image = stats.image_root.as_deref().map_or_else(|| fs.clone(), space);
+    let image = stores.image_root.as_deref().map_or_else(|| fs.clone(), space);
     let total = stats.cgroups.total_usage().ok();
     let pods = total.map(|t| {
         json!({"name": "pods", "startTime": boot, "cpu": cpu(stats, "pods", t.cpu_nanos, now), "memory": memory(&t, now)})
@@ -110,7 +109,7 @@ fn network(usage: &NodeUsage, now: &str) -> Value {
 
 struct Builder<'a> {
     stats: &'a Stats,
-    layers: &'a HashMap<String, Layer>,
+    stores: &'a Stores,
     now: &'a str,
 }
 
@@ -146,10 +145,10 @@ impl Builder<'_> {
             "cpu": cpu(self.stats, &key, measure.usage.cpu_nanos, self.now),
             "memory": memory(&measure.usage, self.now),
         });
-        if let Some(layer) = self.layers.get(&measure.id) {
+        if let Some(layer) = self.stores.layers.get(&measure.id) {
             let used = Used { bytes: layer.used, inodes: layer.inodes };
             *ephemeral += used;
-            out["rootfs"] = self.part_of(self.stats.image_root.as_deref().unwrap_or(&self.stats.root), used);
+            out["rootfs"] = self.part_of(self.stores.image_root.as_deref().unwrap_or(&self.stats.root), used);
         }
         if let Some(dir) = &measure.log_dir {
             let used = disk::used(dir);

@@ -173,7 +173,7 @@ impl Bed {
         let runtime = Runtime::new(socket.to_str().unwrap(), Duration::from_secs(5)).unwrap();
         let layout = kernel::cgroup::Layout::v1(&dir, &["cpu"]);
         let cgroups = PodCgroups::new(kernel::cgroup::Cgroups::new(layout), "/", Rules::default());
-        let places = Places { node_name: "n1".into(), root: dir.clone(), image_root: None };
+        let places = Places { node_name: "n1".into(), root: dir.clone() };
         let parts = Parts {
             config: Arc::new(config),
             node_name: "n1".into(),
@@ -181,7 +181,6 @@ impl Bed {
             runtime: runtime.clone(),
             client: kube::Client::new(answer, "default"),
             stats: Arc::new(Stats::new(pods, cgroups, runtime, places)),
-            metrics: Arc::new(|page| format!("{page:?}\n")),
             health: Arc::new(|| Ok(())),
         };
         let identity = serving_identity(&parts.config, &dir, "n1", &[]).unwrap();
@@ -220,7 +219,8 @@ async fn nobody_is_served_unknown_or_unauthorized_and_upgrades_pass_as_they_are(
     // Who is not known, and who may not.
     assert_eq!(bed.get(None, "/metrics", "").await, (401, "Unauthorized".into()));
     assert_eq!(bed.get(None, "/metrics", "bad").await.0, 401);
-    assert_eq!(bed.get(None, "/metrics", "good").await, (200, "Agent\n".into()));
+    let (status, metrics) = bed.get(None, "/metrics", "good").await;
+    assert!(status == 200 && metrics.contains("kubelet_running_pods 0 "), "{metrics}");
     let before = bed.reviews.load(Ordering::Relaxed);
     assert_eq!(bed.get(None, "/metrics", "good").await.0, 200);
     assert_eq!(bed.reviews.load(Ordering::Relaxed), before);
