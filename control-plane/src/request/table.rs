@@ -13,8 +13,10 @@ const NAME: &str = "Name must be unique within a namespace. Is required when cre
 pub fn table(resource: &Resource, version: &str, metadata: Value, rows: Vec<Value>, columns: bool) -> Value {
     let mut definitions = Vec::new();
     if columns {
-        definitions
-            .push(json!({"name": "Name", "type": "string", "format": "name", "description": NAME, "priority": 0}));
+        if has_name(resource) {
+            definitions
+                .push(json!({"name": "Name", "type": "string", "format": "name", "description": NAME, "priority": 0}));
+        }
         definitions.extend(resource.columns.iter().map(|column| {
             json!({
                 "name": column.name, "type": column.kind, "format": "", "description": column.description,
@@ -28,7 +30,7 @@ pub fn table(resource: &Resource, version: &str, metadata: Value, rows: Vec<Valu
     })
 }
 
-/// Whether the name comes first; Events show it last.
+/// Whether the name comes first; Events have a column for it at the end.
 fn has_name(resource: &Resource) -> bool {
     resource.columns.iter().all(|column| column.name != "Name")
 }
