@@ -158,13 +158,17 @@ fn endpoint(
     }
 }
 
+/// A port's name, number, protocol and application protocol.
+type PortKey = (String, i32, String, Option<String>);
+/// The ready addresses, and the others.
+type Addresses = (Vec<EndpointAddress>, Vec<EndpointAddress>);
+
 /// The subsets of a service's Endpoints object: addresses by the ports that they have, sorted.
 pub fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     let Some(spec) = &service.spec else { return vec![] };
     let unready_too = spec.publish_not_ready_addresses.unwrap_or(false);
     let ipv6 = families(spec)[0] == "IPv6";
-    type Addresses = (Vec<EndpointAddress>, Vec<EndpointAddress>);
-    let mut by_ports: BTreeMap<Vec<(String, i32, String, Option<String>)>, Addresses> = BTreeMap::new();
+    let mut by_ports: BTreeMap<Vec<PortKey>, Addresses> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| !pods::is_terminal(pod)) {
         let Some(ip) = addresses(pod, ipv6).into_iter().next() else { continue };
         if pod.metadata.deletion_timestamp.is_some() && !unready_too {
@@ -203,7 +207,7 @@ fn subset(
         addresses.truncate(CAPACITY);
         (!addresses.is_empty()).then_some(addresses)
     };
-    let port = |(name, port, protocol, app_protocol): (String, i32, String, Option<String>)| EndpointPort {
+    let port = |(name, port, protocol, app_protocol): PortKey| EndpointPort {
         app_protocol,
         name: (!name.is_empty()).then_some(name),
         port,

@@ -109,7 +109,7 @@ fn diff_group(common: &Common, group: Group, own: &[&EndpointSlice], trigger: Op
     let mut stays = false;
     for (mut slice, changed) in drafts {
         let empty = slice.endpoints.as_ref().is_none_or(Vec::is_empty);
-        if empty && !(keep_one && !stays) {
+        if empty && (!keep_one || stays) {
             actions.push(Action::Delete(name(&slice)));
             continue;
         }

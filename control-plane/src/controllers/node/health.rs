@@ -52,6 +52,17 @@ pub fn readiness(node: &Node) -> &str {
     ready(node).map_or("Unknown", |condition| condition.status.as_str())
 }
 
+/// Whether pods may be driven from nodes: some node is ready and was heard of in half the time that makes a node
+/// silent. Where nobody is heard, the fault is likely ours, and the first to be found silent are no worse than the rest.
+pub fn may_evict<'a>(
+    nodes: impl Iterator<Item = (&'a Node, Option<&'a Heard>)>,
+    now: Instant,
+    grace: Duration,
+) -> bool {
+    let mut nodes = nodes.filter(|(node, _)| readiness(node) == "True");
+    nodes.any(|(_, heard)| heard.is_some_and(|heard| !heard.is_silent(now, grace / 2)))
+}
+
 /// The conditions of a node that is silent, where they differ from what it has.
 pub fn silent_conditions(node: &Node, now: &Time) -> Option<Vec<NodeCondition>> {
     let before = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
@@ -148,6 +159,19 @@ mod tests {
         // The lease alone is a sign of life.
         let heard = Heard::update(Some(heard), &beat(1), Some(Timestamp::UNIX_EPOCH), after(41));
         assert!(!heard.is_silent(after(81), grace));
+    }
+
+    #[test]
+    fn nobody_is_driven_away_while_nobody_is_heard() {
+        let ready = node(json!([{"type": "Ready", "status": "True"}]), json!({}));
+        let (start, grace) = (Instant::now(), Duration::from_secs(40));
+        let heard_at = |seconds| Heard::update(None, &ready, None, start + Duration::from_secs(seconds));
+        let evicts = |seconds: [u64; 2]| {
+            let heard = seconds.map(heard_at);
+            may_evict(heard.iter().map(|heard| (&ready, Some(heard))), start + Duration::from_secs(45), grace)
+        };
+        assert!(evicts([0, 40]), "one is silent");
+        assert!(!evicts([0, 10]), "all fell silent at about the same time, some are not found out yet");
     }
 
     #[test]

@@ -63,12 +63,15 @@ async fn sync(context: Arc<Context>, heard: Arc<Mutex<HashMap<String, Heard>>>, 
     let Some(mut node) = context.stores.nodes.get(&key) else { return Ok(Done::Settled) };
     let lease = context.stores.leases.get(&Key::new(LEASES, &key.name));
     let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
-    let silent = {
+    let (silent, evicting) = {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
         let updated = Heard::update(heard.remove(&key.name), &node, renewed, Instant::now());
-        let silent = updated.is_silent(Instant::now(), context.options.node_monitor_grace_period);
+        let (now, grace) = (Instant::now(), context.options.node_monitor_grace_period);
+        let silent = updated.is_silent(now, grace);
         heard.insert(key.name.clone(), updated);
-        silent
+        let all = context.stores.nodes.all();
+        let all = all.iter().map(|node| (&**node, node.metadata.name.as_ref().and_then(|name| heard.get(name))));
+        (silent, health::may_evict(all, now, grace))
     };
     let api: Api<Node> = Api::all(context.client.clone());
     if let Some(conditions) = health::silent_conditions(&node, &now()).filter(|_| silent) {
@@ -82,7 +85,6 @@ async fn sync(context: Arc<Context>, heard: Arc<Mutex<HashMap<String, Heard>>>, 
         }
         node = written;
     }
-    let evicting = context.stores.nodes.all().iter().any(|node| health::readiness(node) == "True");
     if let Some(taints) = health::taints(&node, evicting, &now()) {
         let patch =
             json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
