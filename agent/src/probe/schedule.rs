@@ -161,6 +161,7 @@ impl One {
         let ports = self.container.ports.as_deref().unwrap_or_default();
         let target = Target { address: self.address, ports, container_id: &self.id };
         let outcome = exec::run(&self.probe, target, &self.runtime).await;
+        exec::COUNTS.record(&self.pod, &self.container.name, self.kind, &outcome);
         if let Some((reason, message)) = exec::event(self.kind, &outcome) {
             info!(pod = spec::full_name(&self.pod), container = self.container.name, reason, message, "probe");
             self.events.pod(&self.pod, Some(&self.container.name), EventKind::Warning, reason, message);

@@ -34,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::pod::Pods;
+use crate::probe::exec::COUNTS;
 use crate::runtime::Runtime;
 use crate::stats::Stats;
 pub use start::Daemon;
@@ -241,6 +242,7 @@ impl Server {
             Route::Healthz => healthz(&parts.health),
             Route::Metrics => respond::metrics(parts.stats.agent_metrics().await),
             Route::MetricsResource => respond::metrics(parts.stats.resource_metrics().await),
+            Route::MetricsProbes => respond::metrics(COUNTS.exposition(|uid| parts.pods.by_uid(uid).is_some())),
             Route::MetricsCadvisor => respond::metrics(parts.stats.cadvisor_metrics().await),
             Route::StatsSummary => json(StatusCode::OK, &parts.stats.summary().await),
             Route::Pods => self.pods(|_| true),

@@ -20,6 +20,7 @@ pub(super) enum Route {
     RunningPods,
     Metrics,
     MetricsResource,
+    MetricsProbes,
     MetricsCadvisor,
     StatsSummary,
     ContainerLogs(Target),
@@ -44,6 +45,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
         ["runningpods"] => (get, Route::RunningPods),
         ["metrics"] => (get, Route::Metrics),
         ["metrics", "resource"] => (get, Route::MetricsResource),
+        ["metrics", "probes"] => (get, Route::MetricsProbes),
         ["metrics", "cadvisor"] => (get, Route::MetricsCadvisor),
         ["stats", "summary"] => (get || method == Method::POST, Route::StatsSummary),
         ["containerLogs", rest @ ..] => (get, Route::ContainerLogs(container(rest).ok_or_else(not_found)?)),
@@ -51,7 +53,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Refusal> {
         ["attach", rest @ ..] => (stream, Route::Attach(container(rest).ok_or_else(not_found)?)),
         ["portForward", rest @ ..] => (stream, Route::PortForward(pod(rest).ok_or_else(not_found)?)),
         ["run", rest @ ..] => (method == Method::POST, Route::Run(container(rest).ok_or_else(not_found)?)),
-        ["metrics", "probes" | "slis"] | ["configz" | "checkpoint" | "logs" | "debug" | "flagz" | "statusz", ..] => {
+        ["metrics", "slis"] | ["configz" | "checkpoint" | "logs" | "debug" | "flagz" | "statusz", ..] => {
             return Err(Refusal::new(
                 StatusCode::NOT_IMPLEMENTED,
                 format!("{path} is not served by this node's agent\n"),

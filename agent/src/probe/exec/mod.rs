@@ -1,6 +1,7 @@
 //! One probe, run once: by exec, HTTP, TCP or gRPC. When to probe and what follows is the scheduler's.
 
 mod command;
+mod count;
 mod grpc;
 mod http;
 mod tcp;
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 pub use command::{CommandError, CommandOutput, Commands};
+pub use count::{COUNTS, Counts};
 pub use http::{HttpTarget, http_target};
 
 /// How much of an answer becomes part of a message.
