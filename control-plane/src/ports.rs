@@ -146,6 +146,11 @@ pub trait Answerer: Send + Sync {
     /// # Errors
     /// What is answered in place of the object.
     fn answer<'a>(&'a self, server: &'a Server, question: Question) -> BoxFuture<'a, Result<Value, Status>>;
+
+    /// What is published at a path beside the API, with its content type: how to check tokens.
+    fn published(&self, _server: &Server, _path: &str) -> Option<(&'static str, Value)> {
+        None
+    }
 }
 
 /// All neighbours of a server.

@@ -57,7 +57,7 @@ fn judge(node: &str, request: &AdmissionRequest, subject: &Value) -> Result<(), 
         ("coordination.k8s.io", "leases") => lease(node, request),
         ("storage.k8s.io", "csinodes") => match name(request) == node {
             true => Ok(()),
-            false => Err(format!("can only access CSINode with the same name as the requesting node")),
+            false => Err("can only access CSINode with the same name as the requesting node".into()),
         },
         ("", "persistentvolumeclaims") if request.subresource != Some(Subresource::Status) => {
             Err("may only update PVC status".into())

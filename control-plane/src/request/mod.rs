@@ -103,7 +103,10 @@ async fn answer(
         Route::ServerVersion => Ok(body::answer(200, "application/json", health::version())),
         Route::Metrics => metrics::answer(server),
         Route::Root => discovery::root(&asked),
-        Route::Unknown => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
+        Route::Unknown => match server.ports.answerer.published(server, asked.head.uri.path()) {
+            Some((content_type, document)) => Ok(body::answer(200, content_type, document.to_string())),
+            None => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
+        },
     }
 }
 

@@ -3,11 +3,12 @@
 mod access;
 mod subject;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::status::Status;
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::identity::Attributes;
 use crate::ports::{AdmissionRequest, Answerer, Operation, Question};
@@ -35,7 +36,22 @@ impl Answerer for Answers {
             }
         })
     }
+
+    fn published(&self, server: &Server, path: &str) -> Option<(&'static str, Value)> {
+        match path.trim_end_matches('/') {
+            DISCOVERY => {
+                let authority = SocketAddr::new(server.config.advertise_address, server.config.secure_port);
+                Some(("application/json", self.tokens.discovery(&format!("https://{authority}{KEYS}"))))
+            }
+            KEYS => Some(("application/jwk-set+json", json!(self.tokens.jwks()))),
+            _ => None,
+        }
+    }
 }
+
+/// Where OpenID Connect Discovery looks for an issuer's description.
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+const KEYS: &str = "/openid/v1/jwks";
 
 /// A token request passes admission, where nodes are held to their own pods.
 async fn admitted(server: &Server, question: Question) -> Result<Question, Status> {

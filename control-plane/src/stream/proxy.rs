@@ -44,7 +44,7 @@ pub async fn serve(kubelet: &Kubelet, server: &Server, asked: ConnectRequest) ->
         _ => pod(&*server.get(asked.resource, &asked.namespace, named.name).await?, &named)?,
     };
     let query = asked.request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = format!("/{}{query}", asked.rest);
+    let path = format!("/{}{query}", rest(asked.request.uri().path(), !asked.namespace.is_empty()));
     if headers::upgrade(asked.request.headers()).is_some() && backend.tls {
         return splice::serve(kubelet, &backend.target, &path, asked.request).await;
     }
@@ -62,6 +62,13 @@ pub async fn serve(kubelet: &Kubelet, server: &Server, asked: ConnectRequest) ->
     let mut response = answer.map(|body| body.map_err(Into::into).boxed_unsync());
     *response.headers_mut() = kept;
     Ok(response)
+}
+
+/// What follows `proxy/` in the path, escapes and all.
+fn rest(path: &str, namespaced: bool) -> &str {
+    // /api/v1/nodes/NAME/proxy/REST, /api/v1/namespaces/NAMESPACE/pods/NAME/proxy/REST
+    let before = if namespaced { 8 } else { 6 };
+    path.splitn(before + 1, '/').nth(before).unwrap_or_default()
 }
 
 fn split(id: &str) -> Option<Named<'_>> {
@@ -116,9 +123,10 @@ fn pod(pod: &Value, named: &Named<'_>) -> Result<Backend, Status> {
 /// The first ready endpoint of the service's port.
 fn endpoint(service: &Value, slices: &[Value], named: &Named<'_>) -> Option<Backend> {
     let ports = service["spec"]["ports"].as_array()?;
-    let wanted = |port: &&Value| {
-        named.port.is_empty() && ports.len() == 1
-            || !named.port.is_empty() && (port["name"] == named.port || port["port"].to_string() == named.port)
+    let number = named.port.parse::<u64>().ok();
+    let wanted = |port: &&Value| match named.port {
+        "" => ports.len() == 1,
+        name => port["name"] == name || number.is_some_and(|number| port["port"] == number),
     };
     let port = ports.iter().find(wanted)?;
     let name = port["name"].as_str().unwrap_or_default();
@@ -147,6 +155,13 @@ mod tests {
         assert_eq!(split("https:web:8443"), Some(Named { tls: true, name: "web", port: "8443" }));
         assert_eq!(split("ftp:web:21"), None);
         assert_eq!(split(""), None);
+    }
+
+    #[test]
+    fn the_rest_of_the_path_stays_as_it_is() {
+        assert_eq!(rest("/api/v1/nodes/n1/proxy/logs/a%20b/", false), "logs/a%20b/");
+        assert_eq!(rest("/api/v1/namespaces/ns/pods/proxy/proxy/x", true), "x");
+        assert_eq!(rest("/api/v1/namespaces/ns/pods/p/proxy", true), "");
     }
 
     #[test]

@@ -46,8 +46,8 @@ impl Outbox {
 
 /// Decides what becomes of what arrives. Pure.
 pub trait Relay: Send {
-    fn from_client(&mut self, message: Bytes, out: &mut Outbox);
-    fn from_kubelet(&mut self, bytes: &[u8], out: &mut Outbox);
+    fn client_sent(&mut self, message: Bytes, out: &mut Outbox);
+    fn kubelet_sent(&mut self, bytes: &[u8], out: &mut Outbox);
     /// The kubelet sends no more.
     fn kubelet_closed(&mut self, out: &mut Outbox);
     /// More waits within the relay than it should; the client is read later.
@@ -97,13 +97,13 @@ where
         };
         let Ok(turn) = tokio::time::timeout(IDLE, turn).await else { break };
         match turn {
-            Turn::FromClient(Some(Ok(Message::Binary(data)))) => relay.from_client(data, &mut out),
-            Turn::FromClient(Some(Ok(Message::Text(text)))) => relay.from_client(text.into(), &mut out),
+            Turn::FromClient(Some(Ok(Message::Binary(data)))) => relay.client_sent(data, &mut out),
+            Turn::FromClient(Some(Ok(Message::Text(text)))) => relay.client_sent(text.into(), &mut out),
             // A ping is answered with the next flush.
             Turn::FromClient(Some(Ok(Message::Ping(_)))) => flush_client = true,
             Turn::FromClient(Some(Ok(Message::Pong(_) | Message::Frame(_)))) => {}
             Turn::FromClient(Some(Ok(Message::Close(_)) | Err(_)) | None) => break,
-            Turn::FromKubelet(Ok(read)) if read > 0 => relay.from_kubelet(&chunk[..read], &mut out),
+            Turn::FromKubelet(Ok(read)) if read > 0 => relay.kubelet_sent(&chunk[..read], &mut out),
             Turn::FromKubelet(_) => relay.kubelet_closed(&mut out),
             Turn::ClientWritten(Ok(())) => flush_client = false,
             Turn::KubeletWritten(Ok(())) => flush_kubelet = false,

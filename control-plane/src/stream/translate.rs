@@ -194,7 +194,7 @@ fn close(out: &mut Outbox) {
 }
 
 impl Relay for Translator {
-    fn from_client(&mut self, message: Bytes, out: &mut Outbox) {
+    fn client_sent(&mut self, message: Bytes, out: &mut Outbox) {
         match self.protocol.decode(message) {
             Ok(Received::Data { channel, data }) => {
                 let input = StreamType::of_channel(channel)
@@ -221,7 +221,7 @@ impl Relay for Translator {
         self.flush(out);
     }
 
-    fn from_kubelet(&mut self, bytes: &[u8], out: &mut Outbox) {
+    fn kubelet_sent(&mut self, bytes: &[u8], out: &mut Outbox) {
         match self.session.receive(bytes) {
             Ok(events) => events.into_iter().for_each(|event| self.on_event(event, out)),
             Err(error) => self.fail(&Status::internal(format!("the kubelet broke SPDY: {error}")), out),
@@ -286,7 +286,7 @@ mod tests {
 
         fn to_client(&mut self) -> Vec<Message> {
             let bytes = self.kubelet.take_output();
-            self.translator.from_kubelet(&bytes, &mut self.out);
+            self.translator.kubelet_sent(&bytes, &mut self.out);
             let (messages, to_kubelet) = self.out.take();
             self.kubelet.receive(&to_kubelet).unwrap();
             messages
@@ -307,8 +307,8 @@ mod tests {
         let kinds: Vec<_> = pair.ids.iter().map(|(kind, _)| *kind).collect();
         assert_eq!(kinds, [StreamType::Error, StreamType::Stdin, StreamType::Stdout, StreamType::Stderr]);
 
-        pair.translator.from_client(Bytes::from_static(b"\x00in"), &mut pair.out);
-        pair.translator.from_client(Bytes::from_static(b"\xff\x00"), &mut pair.out);
+        pair.translator.client_sent(Bytes::from_static(b"\x00in"), &mut pair.out);
+        pair.translator.client_sent(Bytes::from_static(b"\xff\x00"), &mut pair.out);
         let stdin = pair.id(StreamType::Stdin);
         assert_eq!(pair.to_kubelet(), [Event::Data { id: stdin, data: "in".into() }, Event::Finished(stdin)]);
 
@@ -347,7 +347,7 @@ mod tests {
     fn old_protocols_carry_base64_and_plain_messages() {
         let mut pair =
             Pair::new("base64.channel.k8s.io", Remote { stdin: true, stdout: true, stderr: false, tty: true });
-        pair.translator.from_client(Bytes::from_static(b"4eyJXaWR0aCI6ODB9"), &mut pair.out);
+        pair.translator.client_sent(Bytes::from_static(b"4eyJXaWR0aCI6ODB9"), &mut pair.out);
         let resize = pair.id(StreamType::Resize);
         assert_eq!(pair.to_kubelet(), [Event::Data { id: resize, data: "{\"Width\":80}".into() }]);
         pair.finish(StreamType::Stdout, "hi");
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn a_broken_channel_protocol_ends_the_stream() {
         let mut pair = Pair::new("v5.channel.k8s.io", ALL);
-        pair.translator.from_client(Bytes::from_static(b"\xff\x00\x00"), &mut pair.out);
+        pair.translator.client_sent(Bytes::from_static(b"\xff\x00\x00"), &mut pair.out);
         assert!(pair.out.done && pair.out.take().0[0].is_close());
     }
 }

@@ -53,11 +53,11 @@ pub async fn serve(
 struct Tunnel;
 
 impl Relay for Tunnel {
-    fn from_client(&mut self, message: Bytes, out: &mut Outbox) {
+    fn client_sent(&mut self, message: Bytes, out: &mut Outbox) {
         out.to_kubelet.extend_from_slice(&message);
     }
 
-    fn from_kubelet(&mut self, bytes: &[u8], out: &mut Outbox) {
+    fn kubelet_sent(&mut self, bytes: &[u8], out: &mut Outbox) {
         out.send(Message::Binary(Bytes::copy_from_slice(bytes)));
     }
 

@@ -122,6 +122,18 @@ async fn tokens_hold_while_their_account_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anybody_known_may_learn_how_to_check_tokens() {
+    with_kubectl(async |_, kubectl| {
+        let issuer = kubectl.run(&["get", "--raw", "/.well-known/openid-configuration"], b"").await;
+        let issuer: serde_json::Value = serde_json::from_slice(&issuer.stdout).unwrap();
+        assert_eq!(issuer["jwks_uri"], "https://127.0.0.1:6443/openid/v1/jwks");
+        let keys = kubectl.run(&["get", "--raw", "/openid/v1/jwks", "--as", "jane"], b"").await;
+        assert!(text(&keys.stdout).contains("\"crv\":\"P-256\""), "{keys:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn questions_about_access_are_answered() {
     with_kubectl(async |_, kubectl| {
         assert_ran(&kubectl.run(&["auth", "can-i", "delete", "nodes"], b"").await, 0, "yes\n", "");
