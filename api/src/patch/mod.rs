@@ -20,7 +20,7 @@ pub enum Error {
     #[error("The allowed maximum operations in a JSON patch is {OPERATION_LIMIT}, got {0}")]
     TooManyOperations(usize),
     /// 422: the patch does not fit this object, as after a failed `test`.
-    #[error("{0}")]
+    #[error("the server rejected our request due to an error in our request: {0}")]
     DoesNotFit(String),
 }
 
@@ -31,13 +31,7 @@ impl Error {
         match self {
             Self::Malformed(_) => Status::bad_request(self.to_string()),
             Self::TooManyOperations(_) => Status::too_large(self.to_string()),
-            Self::DoesNotFit(why) => {
-                let message = "the server rejected our request due to an error in our request";
-                let mut status = Status::new(422, "Invalid", message);
-                status.details =
-                    serde_json::json!({"causes": [{"reason": "UnexpectedServerResponse", "message": why}]});
-                status
-            }
+            Self::DoesNotFit(_) => Status::new(422, "Invalid", self.to_string()),
         }
     }
 }
