@@ -283,6 +283,7 @@ impl Config {
                 Finding::Unsupported(field) => ignored.push(field),
             }
         }
+        ignored.sort();
         fields.retain(|name, _| unsupported::is_supported(name));
         let config = serde_json::from_value(Value::Object(fields)).map_err(|error| malformed(error.to_string()))?;
         Ok((config, ignored))

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_longest_unused_goes_first_and_the_young_stay() {
-        let minutes = |minutes| Duration::from_secs(minutes * 60);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         let idle = |id: &str, unused, age| Idle { id: id.into(), size: 10, unused: minutes(unused), age: minutes(age) };
         let images = vec![idle("new", 1, 1), idle("old", 30, 60), idle("older", 50, 60)];
         let config = Config::default();

@@ -54,7 +54,7 @@ fn one(policy: &str) -> Value {
 
 #[test]
 fn a_new_pod_gets_a_sandbox_and_a_dead_one_is_cleared_first() {
-    let facts = |view| {
+    let facts = |view: &View| {
         let (verdicts, back_off) = (Verdicts::default(), RestartBackOff::default());
         decide(Facts { pod: &pod(one("Always")), view, verdicts: &verdicts, back_off: &back_off, now: now() })
     };
