@@ -182,13 +182,14 @@ impl Images {
         sandbox: &PodSandboxConfig,
     ) -> Result<Image, ImageError> {
         let key = format!("{}_{name}", spec::uid(pod));
-        if let Some(remaining) = self.lock().back_off.remaining_since_try(&key, SystemTime::now()) {
+        let (remaining, last) = {
+            let state = self.lock();
+            (state.back_off.remaining_since_try(&key, SystemTime::now()), state.failures.get(&key).cloned())
+        };
+        if let Some(remaining) = remaining {
             let message = format!("Back-off pulling image {name:?}");
             self.events.pod(pod, Some(&container.name), Kind::Normal, "BackOff", message.clone());
-            let message = match self.lock().failures.get(&key) {
-                Some(last) => format!("{message}: {last}"),
-                None => message,
-            };
+            let message = last.map_or(message.clone(), |last| format!("{message}: {last}"));
             return Err(ImageError { reason: "ImagePullBackOff", message, retry: remaining });
         }
         self.events.pod(pod, Some(&container.name), Kind::Normal, "Pulling", format!("Pulling image {name:?}"));

@@ -504,6 +504,8 @@ impl Worker {
         known_pod.status = Some(base(pod.status.as_ref(), self.last.as_ref()));
         let now = Timestamp::now();
         let status = match &self.failed {
+            // A terminal phase was told before this process began: all that followed was told too.
+            None if self.last.is_none() && spec::is_terminal(pod) => pod.status.clone().unwrap_or_default(),
             Some(failed) if self.rejected => report::rejected(&known_pod, failed, now),
             failed => report::status(Known {
                 pod: &known_pod,
