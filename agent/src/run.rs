@@ -33,8 +33,9 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     for field in ignored {
         warn!("configuration field {field} is not supported and has no effect");
     }
-    std::fs::create_dir_all(&options.root_dir)
-        .with_context(|| format!("make the root folder {}", options.root_dir.display()))?;
+    for folder in [&options.root_dir, &options.cert_dir] {
+        std::fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
+    }
     let (client, server) = connect(&options).await?;
     let node_name = node_name(&options)?;
     let ips = if options.node_ip.is_empty() { vec![own_address(&server)?] } else { options.node_ip.clone() };
