@@ -229,11 +229,11 @@ fn flags_and_length(out: &mut BytesMut, fin: bool, len: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn encode(frames: &[Frame]) -> BytesMut {
+    pub fn encode(frames: &[Frame]) -> BytesMut {
         let (mut codec, mut out) = (Codec::new(), BytesMut::new());
         frames.iter().for_each(|frame| codec.encode(frame, &mut out));
         out
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(decode(&unknown, 64), Ok(vec![Frame::Ping(9)]));
     }
 
-    fn any_frame() -> impl Strategy<Value = Frame> {
+    pub fn any_frame() -> impl Strategy<Value = Frame> {
         let id = 1u32..0x7fff_ffff;
         let headers = proptest::collection::vec(("[a-z-]{1,12}", ".{0,20}"), 0..6).prop_map(Headers);
         prop_oneof![

@@ -367,7 +367,9 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::tests::{any_frame, encode};
     use super::*;
+    use proptest::prelude::*;
 
     fn pair() -> (Session, Session) {
         (Session::new(Side::Client), Session::new(Side::Server))
@@ -466,5 +468,36 @@ mod tests {
         server.go_away();
         assert_eq!(pass(&mut server, &mut client), [Event::GoAway]);
         assert_eq!(client.open(Headers::default()), Err(Closed(1)));
+    }
+
+    proptest! {
+        /// Whatever frames come, in whatever order: the session answers or refuses, and counts right.
+        #[test]
+        fn any_frames_leave_a_session_whole(
+            frames in proptest::collection::vec(any_frame(), 0..20),
+            opened in 0u32..4,
+        ) {
+            let mut session = Session::new(Side::Server);
+            let mut opening: Vec<Frame> = (0..opened)
+                .map(|n| Frame::SynStream { id: 2 * n + 1, fin: false, headers: Headers::default() })
+                .collect();
+            opening.extend(frames);
+            for piece in encode(&opening).chunks(61) {
+                let Ok(events) = session.receive(piece) else { return Ok(()) };
+                for event in events {
+                    match event {
+                        Event::Opened { id, .. } => {
+                            let _ = session.reply(id);
+                            let _ = session.send(id, Bytes::from_static(b"answer"));
+                        }
+                        Event::Data { id, data } => session.consumed(id, data.len()),
+                        Event::Finished(id) => session.finish(id),
+                        _ => {}
+                    }
+                }
+                prop_assert_eq!(session.backlog(), 0);
+                session.take_output();
+            }
+        }
     }
 }
