@@ -6,7 +6,7 @@ use super::spec;
 use super::start::of_pod;
 use super::view::{Container as Running, POD_NAME, POD_NAMESPACE};
 use super::worker::{Seen, Shared, Worker};
-use cri::v1::{ListContainersRequest, ListPodSandboxRequest};
+use cri::v1::{ContainerEventResponse, ListContainersRequest, ListPodSandboxRequest};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -148,34 +148,26 @@ impl Manager {
     async fn follow_runtime(self: &Arc<Self>, mut synced: tokio::sync::watch::Receiver<bool>) {
         let mut known: BTreeMap<String, Print> = BTreeMap::new();
         let mut strangers = HashSet::new();
-        let mut events = None;
+        let mut events = self.ctx.runtime.container_events().await.ok();
+        let mut away = false;
         loop {
-            if events.is_none() {
-                events = self.ctx.runtime.container_events().await.ok();
-            }
             let pause = if events.is_some() { RELIST_WITH_EVENTS } else { RELIST };
-            let mut broken = false;
-            if let Some(stream) = &mut events {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    event = stream.message() => match event {
-                        Ok(Some(event)) => {
-                            let status = event.pod_sandbox_status.unwrap_or_default();
-                            if let Some(uid) = of_pod(&status.labels) {
-                                self.wake(uid);
-                            }
-                            continue;
-                        }
-                        _ => broken = true,
+            match &mut events {
+                None => tokio::time::sleep(pause).await,
+                // An error ends the stream; it is asked for again after the runtime was away.
+                Some(stream) => {
+                    if tokio::time::timeout(pause, self.heed(stream)).await.is_ok() {
+                        events = None;
                     }
                 }
-            } else {
-                tokio::time::sleep(pause).await;
             }
-            if broken {
-                events = None;
+            let Ok(current) = self.look().await else {
+                away = true;
+                continue;
+            };
+            if std::mem::take(&mut away) {
+                events = self.ctx.runtime.container_events().await.ok();
             }
-            let Ok(current) = self.look().await else { continue };
             let prints: BTreeMap<String, Print> =
                 current.iter().map(|(uid, (print, _))| (uid.clone(), print.clone())).collect();
             for uid in changed(&known, &prints) {
@@ -186,6 +178,15 @@ impl Manager {
                 strangers = self.clear_strangers(current, &strangers);
             }
             self.lock().retain(|_, entry| !(*entry.shared.gone.borrow() && entry.worker.is_finished()));
+        }
+    }
+
+    /// Wakes the workers of the pods that the runtime tells of, until it tells no more.
+    async fn heed(&self, events: &mut tonic::Streaming<ContainerEventResponse>) {
+        while let Ok(Some(event)) = events.message().await {
+            if let Some(uid) = of_pod(&event.pod_sandbox_status.unwrap_or_default().labels) {
+                self.wake(uid);
+            }
         }
     }
 

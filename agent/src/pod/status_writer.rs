@@ -81,11 +81,11 @@ async fn write_all(
             match write(&client, &known, status).await {
                 Ok(Some(written)) => base = Some(Arc::new(written)),
                 Ok(None) => base = Some(known),
-                Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {
-                    debug!(pod = spec::full_name(&known), "the pod is gone from the API");
-                    return;
-                }
                 Err(error) => {
+                    if is_gone(&client, &known, &error).await {
+                        debug!(pod = spec::full_name(&known), "the pod is gone from the API");
+                        return;
+                    }
                     warn!(pod = spec::full_name(&known), %error, "the pod's status was not stored");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
@@ -106,6 +106,22 @@ async fn write(client: &Client, known: &Pod, status: &PodStatus) -> kube::Result
     let Some(patch) = status_patch::patch(spec::uid(known), known.status.as_ref(), status) else { return Ok(None) };
     let pods: Api<Pod> = Api::namespaced(client.clone(), spec::namespace(known));
     pods.patch_status(spec::name(known), &PatchParams::default(), &Patch::Strategic(patch)).await.map(Some)
+}
+
+/// Whether a call failed because the API has no such pod any more, or another of that name. A conflict alone does not
+/// say so: writers may have been in each other's way.
+pub async fn is_gone(client: &Client, pod: &Pod, error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(answer) if answer.code == 404 => true,
+        kube::Error::Api(answer) if answer.code == 409 => {
+            let pods: Api<Pod> = Api::namespaced(client.clone(), spec::namespace(pod));
+            match pods.get_opt(spec::name(pod)).await {
+                Ok(found) => found.is_none_or(|found| spec::uid(&found) != spec::uid(pod)),
+                Err(_) => false,
+            }
+        }
+        _ => false,
+    }
 }
 
 fn version(pod: &Pod) -> u64 {

@@ -11,7 +11,7 @@ use super::decide::{Action, Facts, decide};
 use super::report::{self, Failed, Known, Waiting};
 use super::spec;
 use super::start::{NotStarted, Starter};
-use super::status_writer::StatusWriter;
+use super::status_writer::{StatusWriter, is_gone};
 use super::stop::Stopper;
 use super::view::{Observer, View};
 use crate::event::Kind;
@@ -29,6 +29,8 @@ use tracing::{debug, info, warn};
 
 /// A pod is looked at this often without any reason.
 const CALM: Duration = Duration::from_secs(60);
+/// While the runtime is away it is asked this often.
+const AWAY: Duration = Duration::from_secs(1);
 /// The first and the longest pause after something failed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
@@ -183,7 +185,7 @@ impl Worker {
             Ok(view) => view,
             Err(error) => {
                 debug!(pod = spec::full_name(&pod), %error, "the runtime does not tell");
-                return self.pause();
+                return Next::After(AWAY);
             }
         };
         if std::mem::take(&mut self.first) {
@@ -277,6 +279,7 @@ impl Worker {
         let acts = actions.iter().any(|action| !matches!(action, Action::HoldOff { .. }));
         self.settle_waiting(&actions, &view);
         if !acts {
+            self.pause = PAUSE.0;
             self.hold_off(pod, &actions);
             self.publish(pod, &view, false);
             if let Err(error) = clean::sweep(&self.ctx, &view).await {
@@ -491,10 +494,8 @@ impl Worker {
             ..DeleteParams::default()
         };
         match pods.delete(spec::name(pod), &params).await {
-            Ok(_) => Ok(()),
-            // It is gone, or another pod has its name.
-            Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !is_gone(&self.ctx.client, pod, &error).await => Err(error),
+            _ => Ok(()),
         }
     }
 
