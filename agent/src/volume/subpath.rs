@@ -66,7 +66,8 @@ fn expand(expression: &str, environment: &BTreeMap<String, String>) -> Result<St
 /// Where a link leads out of the volume, or a folder or the mount is refused.
 pub(super) fn mount(place: &Place) -> Result<(), Cause> {
     let volume = Beneath::open(&place.volume)?;
-    let mode = volume.mode()? & 0o777;
+    // With setgid, or the folders made here would leave the pod's fsGroup.
+    let mode = volume.mode()? & 0o2777;
     let part = volume.resolve_or_create(&place.sub_path, mode)?;
     let target = &place.target;
     if is_mount_point(target)? {

@@ -1,7 +1,7 @@
 mod live;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use serde_json::{Value, json};
 
@@ -100,6 +100,8 @@ fn volumes_are_made_mounted_and_removed() {
         let request = MountRequest { pod: &pod, container: "c", mounts, environment: &environment, support };
         let made = volumes.container_mounts(request).await.unwrap();
         assert_eq!(made[0].host_path, root.join("pods/u1/volume-subpaths/disk/c/0").to_str().unwrap());
+        let made_dir = fs::metadata(base.join("kubernetes.io~empty-dir/disk/x/y")).unwrap();
+        assert_eq!((made_dir.gid(), made_dir.mode() & 0o7777), (4000, 0o2777));
         assert_eq!(fs::read_to_string(&made[2].host_path).unwrap(), "a=\"1\"");
         assert!(made[2].readonly);
         // Once more, as for the container's next attempt.
