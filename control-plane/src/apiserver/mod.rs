@@ -71,8 +71,8 @@ pub struct Options {
     /// Who signs the certificates of kubelets; they are not checked where it is not given.
     #[arg(long)]
     pub kubelet_certificate_authority: Option<PathBuf>,
-    /// Which of a node's addresses to connect to.
-    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
+    /// Which of a node's addresses to connect to; the default is what kubeadm sets.
+    #[arg(long, value_delimiter = ',', default_value = "InternalIP,ExternalIP,Hostname")]
     pub kubelet_preferred_address_types: Vec<String>,
     /// An etcd to keep the objects in. Not supported yet.
     #[arg(long, value_delimiter = ',')]

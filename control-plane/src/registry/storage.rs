@@ -8,6 +8,8 @@
 //! metadata. So an answer is made from it by putting a head before it, without parsing.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{Resource, events};
@@ -53,22 +55,37 @@ pub fn api_version(resource: &Resource) -> String {
 
 /// The bytes that are stored for an object.
 pub fn encode(resource: &Resource, object: &Value) -> Bytes {
-    let object = match resource.group {
-        events::GROUP => events::to_core(object),
-        _ => object.clone(),
+    let stored = match resource.group {
+        events::GROUP => serde_json::to_vec(&Stored(&events::to_core(object))),
+        _ => serde_json::to_vec(&Stored(object)),
     };
-    let Value::Object(mut fields) = object else { return Bytes::new() };
-    let mut metadata = match fields.shift_remove("metadata") {
-        Some(Value::Object(metadata)) => metadata,
-        _ => Map::new(),
-    };
-    metadata.shift_remove("resourceVersion");
-    fields.shift_remove("apiVersion");
-    fields.shift_remove("kind");
-    let mut stored = Map::new();
-    stored.insert("metadata".into(), Value::Object(metadata));
-    stored.extend(fields);
-    Value::Object(stored).to_string().into()
+    // A tree of JSON values always has a JSON form.
+    stored.unwrap_or_default().into()
+}
+
+/// An object in its stored form.
+struct Stored<'a>(&'a Value);
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("metadata", &Unversioned(&self.0["metadata"]))?;
+        let fields = self.0.as_object().into_iter().flatten();
+        for (name, value) in fields.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "apiVersion" | "kind")) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Metadata without the resourceVersion, which is the revision that the store gives.
+struct Unversioned<'a>(&'a Value);
+
+impl Serialize for Unversioned<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = self.0.as_object().into_iter().flatten();
+        serializer.collect_map(fields.filter(|(name, _)| *name != "resourceVersion"))
+    }
 }
 
 /// The object of stored bytes, in the version of `resource`.

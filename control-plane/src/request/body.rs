@@ -137,22 +137,29 @@ pub fn failure(media: Media, status: &Status) -> Response<Body> {
 
 /// Compresses a large answer for a client that accepts it.
 pub fn compressed(accepts: &HeaderMap, response: Response<Body>, bytes: Bytes) -> Response<Body> {
-    let gzip = accepts
-        .get(header::ACCEPT_ENCODING)
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|v| v.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip"));
     let (mut head, _) = response.into_parts();
-    if !gzip || bytes.len() < COMPRESS {
+    if bytes.len() < COMPRESS || !accepts_gzip(accepts) {
         return Response::from_parts(head, full(bytes));
     }
     let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 4), flate2::Compression::fast());
     match std::io::Write::write_all(&mut encoder, &bytes).and_then(|()| encoder.finish()) {
         Ok(small) => {
-            head.headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
-            head.headers.insert(header::VARY, header::HeaderValue::from_static("Accept-Encoding"));
+            say_gzip(&mut head.headers);
             Response::from_parts(head, full(small))
         }
         // Writing to memory does not fail; if it did, the plain form is an answer as well.
         Err(_) => Response::from_parts(head, full(bytes)),
     }
+}
+
+/// Whether a client reads gzip.
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok());
+    value.is_some_and(|v| v.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip"))
+}
+
+/// Tells that an answer is compressed.
+pub fn say_gzip(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+    headers.insert(header::VARY, header::HeaderValue::from_static("Accept-Encoding"));
 }

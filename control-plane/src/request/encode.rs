@@ -9,6 +9,7 @@ use super::negotiate::{Format, Media, Shape};
 use super::{body, table};
 use crate::registry::{Resource, storage};
 use crate::server::decode;
+use crate::store::Entry;
 
 /// `meta.k8s.io/v1`, or the older one.
 fn meta_version(beta: bool) -> &'static str {
@@ -86,21 +87,37 @@ fn bare(mut object: Value) -> Value {
 fn json_list(resource: &Resource, page: &Page) -> Result<Bytes, Status> {
     let size: usize = page.entries.iter().map(|entry| entry.value.len() + 40).sum();
     let mut out = BytesMut::with_capacity(size + 256);
+    json_head(resource, &page.metadata(), &mut out);
+    json_items(resource, &page.entries, true, &mut out)?;
+    out.extend_from_slice(JSON_TAIL);
+    Ok(out.freeze())
+}
+
+/// What a list begins with, up to its first item.
+pub fn json_head(resource: &Resource, metadata: &Value, out: &mut BytesMut) {
     let (kind, version) = (resource.kind, storage::api_version(resource));
-    let metadata = page.metadata();
     let head = format!(r#"{{"kind":"{kind}List","apiVersion":"{version}","metadata":{metadata},"items":["#);
     out.extend_from_slice(head.as_bytes());
-    for (index, entry) in page.entries.iter().enumerate() {
-        if index > 0 {
+}
+
+/// Items of a list; a comma stands before all but the `first`.
+///
+/// # Errors
+/// Where a stored object is none.
+pub fn json_items(resource: &Resource, entries: &[Entry], first: bool, out: &mut BytesMut) -> Result<(), Status> {
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 || !first {
             out.extend_from_slice(b",");
         }
-        if !storage::splice(resource, &entry.value, entry.modified, true, &mut out) {
+        if !storage::splice(resource, &entry.value, entry.modified, true, out) {
             out.extend_from_slice(bare(decode(resource, entry)?).to_string().as_bytes());
         }
     }
-    out.extend_from_slice(b"]}\n");
-    Ok(out.freeze())
+    Ok(())
 }
+
+/// What a list ends with, behind its last item.
+pub const JSON_TAIL: &[u8] = b"]}\n";
 
 fn protobuf_list(resource: &Resource, page: &Page) -> Result<Bytes, Status> {
     let refused = |e: api::protobuf::Error| Status::not_acceptable(e.to_string());

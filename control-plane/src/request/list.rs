@@ -117,30 +117,35 @@ impl Server {
         selection: &Selection,
         query: &ListQuery,
     ) -> Result<Page, Status> {
-        let (mut at, mut after) = (None, None);
-        if query.token.is_empty() {
-            match state(query)? {
-                State::Newest => {}
-                State::NotOlderThan(wanted) => {
-                    let current = self.store.revision();
-                    if wanted > current {
-                        return Err(too_large_version(wanted, current));
-                    }
-                }
-                State::Exactly(revision) => at = Some(revision),
-            }
-        } else {
+        let from = self.origin(selection, query)?;
+        self.collect(resource, selection, query, from).await
+    }
+
+    /// The state that a list shows (the newest where none), and the key behind which it begins.
+    pub(super) fn origin(
+        &self,
+        selection: &Selection,
+        query: &ListQuery,
+    ) -> Result<(Option<Revision>, Option<String>), Status> {
+        if !query.token.is_empty() {
             if !query.resource_version.is_empty() && query.resource_version != "0" {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
             let token = Token::decode(&query.token)?;
-            at = Revision::try_from(token.rv).ok();
-            after = Some(selection.scope.clone() + &token.start);
+            return Ok((Revision::try_from(token.rv).ok(), Some(selection.scope.clone() + &token.start)));
         }
-        self.collect(resource, selection, query, (at, after)).await
+        match state(query)? {
+            State::Newest => Ok((None, None)),
+            State::NotOlderThan(wanted) => match self.store.revision() {
+                current if wanted > current => Err(too_large_version(wanted, current)),
+                _ => Ok((None, None)),
+            },
+            State::Exactly(revision) => Ok((Some(revision), None)),
+        }
     }
 
-    async fn collect(
+    /// As much as `query.limit` says from there on.
+    pub(super) async fn collect(
         &self,
         resource: &Resource,
         selection: &Selection,

@@ -11,6 +11,7 @@ mod openapi;
 mod path;
 mod query;
 mod read;
+mod streaming;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use http::Response;
 
 use super::list::{parse_version, too_large_version};
 use super::path::Place;
-use super::{Asked, body, encode, watching};
+use super::{Asked, body, encode, streaming, watching};
 use crate::ports::Body;
 use crate::registry::{Subresource, storage};
 use crate::server::{decode, from_store, qualified};
@@ -55,6 +55,9 @@ pub(super) async fn collection(asked: Asked<'_>, place: Place) -> Result<Respons
     let selection = selection(&place, &query.label_selector, &query.field_selector)?;
     if query.watch {
         return watching::watch(asked.server, place.resource, selection, &query, format).await;
+    }
+    if query.limit == 0 && format.is_plain_json() {
+        return streaming::list(asked.server, place.resource, selection, &query, &asked.head.headers).await;
     }
     let page = asked.server.page(place.resource, &selection, &query).await?;
     let bytes = encode::list(place.resource, format, &page, asked.server.now())?;

@@ -234,6 +234,27 @@ async fn lists_are_paged_at_one_revision() {
 }
 
 #[tokio::test]
+async fn a_long_list_streams_whole() {
+    let bed = Bed::new().await;
+    let maps = bed.server.resource("", "configmaps").unwrap();
+    let range =
+        |from: usize| (from..from + 250).map(|i| bed.server.create(maps, "default", map(&format!("m{i:05}"), "x")));
+    for from in (0..2250).step_by(250) {
+        futures::future::try_join_all(range(from)).await.unwrap();
+    }
+    let (code, list) = bed.ask(Method::GET, MAPS, Value::Null).await;
+    let items = list["items"].as_array().unwrap();
+    assert_eq!((code.as_u16(), items.len(), &items[2249]["metadata"]["name"]), (200, 2250, &json!("m02249")));
+    assert_eq!(list["metadata"], json!({"resourceVersion": bed.server.store.revision().to_string()}));
+    let request = Request::builder().uri(MAPS).header("accept-encoding", "gzip").body(full(Vec::new())).unwrap();
+    let packed = serve(bed.server.clone(), request).await;
+    assert_eq!(packed.headers()["content-encoding"], "gzip");
+    let bytes = packed.into_body().collect().await.unwrap().to_bytes();
+    let unpacked: Value = serde_json::from_reader(flate2::read::GzDecoder::new(&bytes[..])).unwrap();
+    assert_eq!(unpacked, list);
+}
+
+#[tokio::test]
 async fn a_watch_follows_its_selector() {
     let bed = Bed::new().await;
     let (_, a) = bed.ask(Method::POST, MAPS, map("a", "x")).await;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::index::{Index, Place, Version};
 use super::record::Record;
@@ -35,6 +35,9 @@ const WATCH_BUFFER: usize = 4096;
 
 /// Transactions that wait for the writer before callers wait, too.
 const QUEUE: usize = 1024;
+
+/// Long reads at a time: each has a thread, and a thread has memory of its own.
+const READERS: usize = 2;
 
 struct Watcher {
     prefix: String,
@@ -175,6 +178,7 @@ pub(super) fn engine(action: &'static str, error: impl Into<redb::Error>) -> Err
 /// The embedded store. Closing (drop) waits for the writer.
 pub struct Embedded {
     shared: Arc<Shared>,
+    readers: Semaphore,
     messages: Option<mpsc::Sender<Message>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -205,7 +209,7 @@ impl Embedded {
             let shared = shared.clone();
             thread.spawn(move || writer::run(&shared, inbox)).map_err(|e| failed("start a thread for", &e))?
         };
-        Ok(Self { shared, messages: Some(messages), writer: Some(writer) })
+        Ok(Self { shared, readers: Semaphore::new(READERS), messages: Some(messages), writer: Some(writer) })
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Message) -> Result<T, Error> {
@@ -220,6 +224,7 @@ impl Embedded {
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let _permit = self.readers.acquire().await.map_err(|_| Error::Closed)?;
         let shared = self.shared.clone();
         match tokio::task::spawn_blocking(move || work(&shared)).await {
             Ok(result) => result,

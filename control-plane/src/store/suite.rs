@@ -83,9 +83,8 @@ async fn watches(store: &dyn Store) {
         }
     }
     let said: Vec<_> = seen.iter().map(|e| (&*e.key, e.value.as_deref(), e.previous.as_deref())).collect();
-    let wanted: [(&str, Option<&[u8]>, Option<&[u8]>); 3] =
-        [("/w/a", Some(b"2"), Some(b"1")), ("/w/a", None, Some(b"2")), ("/w/b", Some(b"3"), None)];
-    assert_eq!(said, wanted);
+    let (one, two, three) = (Some(&b"1"[..]), Some(&b"2"[..]), Some(&b"3"[..]));
+    assert_eq!(said, [("/w/a", two, one), ("/w/a", None, two), ("/w/b", three, None)]);
     assert_eq!((seen[1].created, seen[2].created), (first, last));
     store.progress();
     assert_eq!(watch.recv().await, Some(Signal::Progress(last)));

@@ -16,7 +16,7 @@ use serde_json::Value;
 pub use delete::Deleted;
 pub use deletion::{DeleteOptions, Propagation};
 pub use subresources::scale;
-pub use update::{Change, Updated};
+pub use update::{Change, Patch, Updated};
 
 use crate::identity::{Attributes, User};
 use crate::registry::{Resource, Subresource};

@@ -53,8 +53,8 @@ fn resized(new: &mut Value, old: &Value) {
     kept["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].take();
     for list in ["containers", "initContainers"] {
         for container in kept["spec"][list].as_array_mut().into_iter().flatten() {
-            let wanted = new["spec"][list].as_array().into_iter().flatten();
-            let Some(wanted) = wanted.filter(|w| w["name"] == container["name"]).next_back() else { continue };
+            let mut wanted = new["spec"][list].as_array().into_iter().flatten();
+            let Some(wanted) = wanted.find(|w| w["name"] == container["name"]) else { continue };
             let Some(fields) = container.as_object_mut() else { continue };
             for field in ["resources", "resizePolicy"] {
                 match wanted.get(field) {

@@ -14,11 +14,14 @@ use crate::store::{Compare, Op, Outcome, Txn};
 /// How often a change without a resourceVersion is tried anew against a newer object.
 const ATTEMPTS: usize = 50;
 
+/// A new state as a function of the one that is stored.
+pub type Patch = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>;
+
 /// How a new state is made from the one that is stored.
 pub enum Change {
     Replace(Value),
-    /// A patch, as a function of the object.
-    Patch(Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>),
+    /// May be called again, where somebody else was faster.
+    Patch(Patch),
 }
 
 /// The object after an update.
