@@ -80,6 +80,8 @@ fn proxy(cluster: &Cluster, node: &Node) -> serde_json::Value {
         "kind": "KubeProxyConfiguration",
         "clientConnection": { "kubeconfig": cluster.paths().node(&node.name).join("proxy.conf") },
         "clusterCIDR": POD_NETWORK,
+        // The size of the table is the host's affair: a node may not write it.
+        "conntrack": { "maxPerCore": 0 },
         "hostnameOverride": node.name,
         "mode": "nftables",
     })
