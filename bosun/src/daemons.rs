@@ -14,6 +14,8 @@ pub enum Daemon {
     Scheduler(control_plane::scheduler::Options),
     /// Run the controllers (kube-controller-manager)
     ControllerManager(control_plane::controller_manager::Options),
+    /// Run the pods of this node (kubelet)
+    Agent(agent::Options),
     /// Program Services into the node's network (kube-proxy)
     Proxy(proxy::Options),
 }
@@ -24,6 +26,7 @@ impl Daemon {
             Self::Apiserver(_) => "apiserver",
             Self::Scheduler(_) => "scheduler",
             Self::ControllerManager(_) => "controller-manager",
+            Self::Agent(_) => "agent",
             Self::Proxy(_) => "proxy",
         }
     }
@@ -34,6 +37,7 @@ impl Daemon {
             Self::Apiserver(options) => control_plane::apiserver::run(options, stop).await,
             Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
             Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
+            Self::Agent(options) => agent::run(options, stop).await,
             Self::Proxy(options) => proxy::run(options, stop).await,
         };
         done.context(name)

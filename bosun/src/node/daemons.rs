@@ -114,6 +114,8 @@ fn control_plane(paths: &Paths, node: &Node) -> Vec<OsString> {
         flag("kubelet-certificate-authority", certificate("ca.crt")),
         flag("kubelet-client-certificate", certificate("apiserver-kubelet-client.crt")),
         flag("kubelet-client-key", certificate("apiserver-kubelet-client.key")),
+        // No DNS knows the node's name.
+        flag("kubelet-preferred-address-types", "InternalIP,Hostname"),
         flag("service-account-key-file", certificate("sa.pub")),
         flag("service-account-signing-key-file", certificate("sa.key")),
         flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
