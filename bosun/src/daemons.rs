@@ -44,6 +44,9 @@ impl Daemon {
     }
 }
 
+/// Reading a pod nests deeply, in a build without optimization beyond the usual 2 MiB. Only what is touched is memory.
+const STACK: usize = 8 << 20;
+
 /// Runs them until a signal says stop. When one ends, all do: whoever supervises the process starts it again.
 ///
 /// # Errors
@@ -52,7 +55,11 @@ pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
     lifecycle::logging::init("info");
     // Few threads: what they wait for is the network and the disk, and each costs memory.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let stop = Stop::new();
         stop.at_signals()?;
