@@ -38,7 +38,7 @@ pub fn scale(kubectl: &Kubectl<'_>) {
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     assert!(kubectl.run(&["get", "deployment", "web"]).contains("4/4"));
     let said = kubectl.fails(&["scale", "deployment/web", "--current-replicas=2", "--replicas=1"]);
-    assert!(said.contains("expected replicas to be 2, was 4"), "{said}");
+    assert!(said.contains("Expected replicas to be 2, was 4"), "{said}");
     kubectl.run(&["scale", "deployment/web", "--replicas=0"]);
     eventually("no pod to be left", Duration::from_secs(40), || {
         kubectl.run(&["get", "pods", "-l", "app=web", "-o", "name"]).is_empty().then_some(())
