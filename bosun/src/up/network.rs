@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use anyhow::Context;
 use ipnetwork::{IpNetwork, Ipv4Network};
-use kernel::netlink::{Address, Kernel, Link, LinkChange, Network, VethEnd};
+use kernel::netlink::{Address, Kernel, Link, LinkChange, Mac, Network, VethEnd};
 use kernel::netns::{self, Netns};
 use kernel::nftables::{self, Nft, Nftables};
 
@@ -118,6 +118,7 @@ pub fn attach(cluster: &Cluster, position: usize, pid: u32) -> anyhow::Result<()
     let underlay = Netns::open(cluster.paths().underlay())?;
     let node = Netns::open(format!("/proc/{pid}/ns/net"))?;
     let port = format!("node{}", position + 1);
+    let address = cluster.nodes.get(position).context("the cluster has no such node")?.address;
     underlay.run(|| {
         let mut network = Kernel::open()?;
         let bridge = network.link(BRIDGE)?.context("the underlay has no bridge")?.index;
@@ -125,10 +126,17 @@ pub fn attach(cluster: &Cluster, position: usize, pid: u32) -> anyhow::Result<()
             network.delete_link(stale.index)?;
         }
         let end = VethEnd { name: &port, master: Some(bridge), ..VethEnd::default() };
-        let inner = VethEnd { name: NODE_LINK, ..VethEnd::default() };
+        let inner = VethEnd { name: NODE_LINK, mac: Some(mac(address)), ..VethEnd::default() };
         network.add_veth(end, inner, Some(node.as_fd()), None)?;
         set_up(&mut network, &port)
     })?
+}
+
+/// The same for a node that comes back: the host and the other nodes still hold it for its neighbour.
+fn mac(address: std::net::Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    // Locally administered, unicast.
+    Mac([0x02, 0xb0, a, b, c, d])
 }
 
 /// What a node's PID 1 does to its own network, once it has its interface.
