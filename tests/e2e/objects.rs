@@ -94,10 +94,11 @@ pub fn patch(kubectl: &Kubectl<'_>) {
     assert_eq!(kubectl.field("deployment/web", "{.spec.revisionHistoryLimit}"), "3");
 }
 
+const EVENTS: &str = r#"jsonpath={.type} {.object.metadata.name}{"\n"}"#;
+
 pub fn watch(kubectl: &Kubectl<'_>) {
     let file = kubectl.cluster.folder.path().join("watched");
-    let words =
-        ["get", "configmaps", "-l", "seen=yes", "-w", "--output-watch-events", "-o", "custom-columns=N:.metadata.name"];
+    let words = ["get", "configmaps", "-l", "seen=yes", "-w", "--output-watch-events", "-o", EVENTS];
     let _watch = kubectl.spawn(&words, &file);
     std::thread::sleep(Duration::from_millis(500));
     kubectl.run(&["create", "configmap", "unseen"]);
@@ -107,8 +108,7 @@ pub fn watch(kubectl: &Kubectl<'_>) {
     let wanted = ["ADDED seen", "MODIFIED seen", "DELETED seen"];
     eventually("the three events of a watch", Duration::from_secs(5), || {
         let text = fs::read_to_string(&file).unwrap();
-        let lines: Vec<String> =
-            text.lines().skip(1).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         (lines == wanted).then_some(())
     });
 }
@@ -143,7 +143,8 @@ pub fn explain(kubectl: &Kubectl<'_>) {
     }
     let explained = kubectl.run(&["explain", "pod.spec.containers.livenessProbe"]);
     assert!(explained.contains("FIELD: livenessProbe <Probe>"), "{explained}");
-    assert!(explained.contains("periodSeconds"), "{explained}");
+    assert!(explained.contains("How often (in seconds) to perform the probe."), "{explained}");
+    assert!(kubectl.run(&["explain", "service.spec.ports.targetPort"]).contains("FIELD: targetPort <IntOrString>"));
     assert!(kubectl.run(&["explain", "deployment", "--recursive"]).contains("maxSurge"));
     assert!(kubectl.fails(&["explain", "pod.nosuch"]).contains("field \"nosuch\" does not exist"));
     assert!(kubectl.run(&["version"]).contains("Server Version: v1.37"));

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub use decode::decode_message;
 pub use encode::encode_message;
+pub use wire::{put_bytes, put_number};
 
 use crate::schema::{self, Definition};
 

@@ -109,7 +109,8 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_number(out: &mut Vec<u8>, tag: u32, value: i64) {
+/// A number or boolean with its field's number.
+pub fn put_number(out: &mut Vec<u8>, tag: u32, value: i64) {
     put_varint(out, u64::from(tag) << 3);
     put_varint(out, value.cast_unsigned());
 }
@@ -119,7 +120,8 @@ pub(super) fn put_double(out: &mut Vec<u8>, tag: u32, value: f64) {
     out.extend_from_slice(&value.to_bits().to_le_bytes());
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u32, value: &[u8]) {
+/// A string, bytes, or a message with its field's number.
+pub fn put_bytes(out: &mut Vec<u8>, tag: u32, value: &[u8]) {
     put_varint(out, u64::from(tag) << 3 | 2);
     put_varint(out, value.len() as u64);
     out.extend_from_slice(value);

@@ -43,6 +43,15 @@ fn part(resource: &Resource, subresource: Subresource) -> ((String, String, Stri
     }
 }
 
+/// There are none, which is what kubectl asks before it says that it does not know a kind.
+pub(super) fn custom_resources(asked: &Asked<'_>) -> Response<Body> {
+    let list = json!({
+        "kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": {"resourceVersion": asked.server.store.revision().to_string()}, "items": [],
+    });
+    body::answer(200, "application/json", list.to_string())
+}
+
 /// Groups in their order, each with its versions.
 fn grouped(registry: &Registry) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();

@@ -98,13 +98,16 @@ async fn answer(
         Route::Groups => discovery::groups(&asked),
         Route::Group(group) => discovery::group(&asked, &group),
         Route::Version { group, version } => discovery::version(&asked, &group, &version),
+        Route::CustomResources if asked.head.method == Method::GET => Ok(discovery::custom_resources(&asked)),
+        Route::OpenApiV2 => openapi::document_v2(&asked),
         Route::OpenApiIndex => openapi::index(&asked),
         Route::OpenApi(path) => openapi::document(&asked, &path),
         Route::Health { endpoint, check } => Ok(health::answer(&asked, endpoint, &check).await),
         Route::ServerVersion => Ok(body::answer(200, "application/json", health::version())),
         Route::Metrics => metrics::answer(server),
         Route::Root => discovery::root(&asked),
-        Route::Unknown => match server.ports.answerer.published(server, asked.head.uri.path()) {
+        Route::Unknown | Route::CustomResources => match server.ports.answerer.published(server, asked.head.uri.path())
+        {
             Some((content_type, document)) => Ok(body::answer(200, content_type, document.to_string())),
             None => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
         },

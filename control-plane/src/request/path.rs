@@ -17,6 +17,10 @@ pub enum Route {
         group: String,
         version: String,
     },
+    /// `/apis/apiextensions.k8s.io/v1/customresourcedefinitions`
+    CustomResources,
+    /// `/openapi/v2`
+    OpenApiV2,
     /// `/openapi/v3`
     OpenApiIndex,
     /// What follows `/openapi/v3/`.
@@ -60,7 +64,9 @@ pub fn route(registry: &Registry, path: &str) -> Route {
         ["apis", group] => Route::Group((*group).into()),
         ["apis", group, version] => Route::Version { group: (*group).into(), version: (*version).into() },
         ["api", version, rest @ ..] => object(registry, "", version, rest),
+        ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions"] => Route::CustomResources,
         ["apis", group, version, rest @ ..] => object(registry, group, version, rest),
+        ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Route::OpenApi(rest.join("/")),
         ["healthz", check @ ..] => Route::Health { endpoint: "healthz", check: check.join("/") },

@@ -1,4 +1,7 @@
-//! OpenAPI v3, one document for each group and version, made from the schema tables.
+//! OpenAPI v3, one document for each group and version, made from the schema tables; v2 in one document of all.
+
+mod descriptions;
+mod v2;
 
 use std::collections::BTreeSet;
 
@@ -7,6 +10,8 @@ use api::status::Status;
 use http::{HeaderValue, Response, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+
+use descriptions::Descriptions;
 
 use super::{Asked, body, text};
 use crate::ports::Body;
@@ -35,6 +40,7 @@ fn versions(registry: &Registry) -> Vec<(&'static str, &'static str)> {
 fn hash(registry: &Registry, group: &str, version: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
+    digest.update(env!("OPENAPI_HASH"));
     for row in registry.rows().iter().filter(|r| (r.group, r.version) == (group, version)) {
         digest.update(row.plural);
         row.subresources.iter().for_each(|s| digest.update(s.path()));
@@ -55,6 +61,8 @@ pub(super) fn index(asked: &Asked<'_>) -> Result<Response<Body>, Status> {
         .collect();
     Ok(body::answer(200, "application/json", json!({"paths": paths}).to_string()))
 }
+
+pub(super) use v2::document as document_v2;
 
 /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION`
 pub(super) fn document(asked: &Asked<'_>, path: &str) -> Result<Response<Body>, Status> {
@@ -79,6 +87,10 @@ pub(super) fn document(asked: &Asked<'_>, path: &str) -> Result<Response<Body>, 
     Ok(body::compressed(&asked.head.headers, response, bytes))
 }
 
+/// Types that have a name and more than one form.
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
 fn describe(registry: &Registry, group: &str, version: &str) -> Value {
     let mut wanted = BTreeSet::new();
     let mut paths = Map::new();
@@ -86,11 +98,15 @@ fn describe(registry: &Registry, group: &str, version: &str) -> Value {
         paths_of(row, &mut paths);
         reach(row, &mut wanted);
     }
-    let schemas: Map<String, Value> = wanted
+    let descriptions = Descriptions::of(&wanted);
+    let mut schemas: Map<String, Value> = wanted
         .into_iter()
         .filter_map(schema::by_name)
-        .map(|definition| (definition.name.to_owned(), definition_schema(definition)))
+        .map(|definition| (definition.name.to_owned(), definition_schema(definition, &descriptions)))
         .collect();
+    schemas.insert(QUANTITY.into(), json!({"oneOf": [{"type": "string"}, {"type": "number"}]}));
+    let forms = json!([{"type": "integer"}, {"type": "string"}]);
+    schemas.insert(INT_OR_STRING.into(), json!({"oneOf": forms, "format": "int-or-string"}));
     json!({
         "openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.37.1"},
         "paths": paths, "components": {"schemas": schemas},
@@ -123,7 +139,7 @@ fn reference(definition: &Definition) -> Value {
     json!({"$ref": format!("#/components/schemas/{}", definition.name)})
 }
 
-fn definition_schema(definition: &'static Definition) -> Value {
+fn definition_schema(definition: &'static Definition, descriptions: &Descriptions) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for field in definition.fields {
@@ -153,6 +169,9 @@ fn definition_schema(definition: &'static Definition) -> Value {
             if field.atomic {
                 of.insert("x-kubernetes-map-type".into(), "atomic".into());
             }
+            if let Some(text) = descriptions.field(definition.name, field.name) {
+                of.insert("description".into(), text.into());
+            }
         }
         properties.insert(field.name.into(), property);
         if field.required {
@@ -160,6 +179,9 @@ fn definition_schema(definition: &'static Definition) -> Value {
         }
     }
     let mut shape = json!({"type": "object"});
+    if let Some(text) = descriptions.definition(definition.name) {
+        shape["description"] = text.into();
+    }
     if !properties.is_empty() {
         shape["properties"] = properties.into();
     }
@@ -188,10 +210,8 @@ fn type_schema(ty: Type) -> Value {
         Type::Boolean => json!({"type": "boolean"}),
         Type::Bytes => json!({"type": "string", "format": "byte"}),
         Type::Time | Type::MicroTime => json!({"type": "string", "format": "date-time"}),
-        Type::Quantity => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
-        Type::IntOrString => {
-            json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"})
-        }
+        Type::Quantity => json!({"allOf": [{"$ref": format!("#/components/schemas/{QUANTITY}")}]}),
+        Type::IntOrString => json!({"allOf": [{"$ref": format!("#/components/schemas/{INT_OR_STRING}")}]}),
         Type::RawExtension | Type::FieldsV1 => json!({"type": "object"}),
         Type::Json | Type::SchemaOr(..) => json!({}),
         Type::StringList => json!({"type": "array", "items": {"type": "string"}}),
