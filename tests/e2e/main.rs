@@ -10,6 +10,7 @@ mod objects;
 mod registry;
 mod services;
 mod streams;
+mod upstream;
 mod workloads;
 
 use std::process::ExitCode;
@@ -35,9 +36,11 @@ const SHARED: &[(&str, Story)] = &[
     ("workloads-missing-image", workloads::missing_image),
     ("streams-logs", streams::logs),
     ("streams-exec", streams::exec),
+    ("streams-resize", streams::resize),
     ("streams-attach", streams::attach),
     ("streams-copy", streams::copy),
     ("streams-port-forward", streams::port_forward),
+    ("streams-over-spdy", streams::over_spdy),
     ("services-reach", services::reach),
     ("services-readiness", services::readiness),
     ("nodes-schedule", nodes::schedule),
@@ -56,6 +59,7 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-egress", cluster::egress_rules_come_and_go),
     ("cluster-resume", cluster::power_cut),
     ("cluster-killed", cluster::killed_in_the_middle),
+    ("upstream-node", upstream::node),
 ];
 
 fn main() -> ExitCode {

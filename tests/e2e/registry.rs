@@ -17,7 +17,7 @@ pub fn busybox(cluster: &Cluster) -> Option<String> {
         return None;
     };
     let name = "tests.local/busybox:1";
-    let links = ["bin/sh", "bin/tar", "bin/cat", "bin/sleep"];
+    let links = ["bin/sh", "bin/tar", "bin/cat", "bin/sleep", "bin/stty"];
     let image = Image { names: &[name], path: "bin/busybox", program: &program, links: &links, user: "", ports: &[] };
     load_bytes(cluster, &build(&image));
     Some(name.to_owned())
@@ -26,9 +26,7 @@ pub fn busybox(cluster: &Cluster) -> Option<String> {
 fn load_bytes(cluster: &Cluster, archive: &[u8]) -> String {
     let file = cluster.folder.path().join("image.tar");
     fs::write(&file, archive).unwrap();
-    let output = cluster.bosun(&["image", "load", &file.display().to_string()]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stderr)
+    cluster.load(&file)
 }
 
 pub fn load(kubectl: &Kubectl<'_>) {

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tests::bed::{Kubectl, eventually, output, text};
+use tests::bed::{Kubectl, eventually};
 
 /// The pod that answered.
-fn ask(url: &str) -> Option<String> {
-    let output = output("curl", &["-s", "--max-time", "2", url]);
-    answered(&text(&output.stdout))
+fn ask(kubectl: &Kubectl<'_>, url: &str) -> Option<String> {
+    answered(&kubectl.cluster.curl(url))
 }
 
 fn answered(body: &str) -> Option<String> {
@@ -21,8 +20,8 @@ pub fn reach(kubectl: &Kubectl<'_>) {
     let node_port = kubectl.field("service/web", "{.spec.ports[0].nodePort}");
     let cluster_ip = kubectl.field("service/web", "{.spec.clusterIP}");
     let outside = format!("http://{}:{node_port}/", kubectl.cluster.address());
-    eventually("the node port to answer", Duration::from_secs(10), || ask(&outside));
-    let pods: BTreeSet<String> = (0..60).filter_map(|_| ask(&outside)).collect();
+    eventually("the node port to answer", Duration::from_secs(10), || ask(kubectl, &outside));
+    let pods: BTreeSet<String> = (0..60).filter_map(|_| ask(kubectl, &outside)).collect();
     assert_eq!(pods.len(), 3, "the load spreads: {pods:?}");
     kubectl.pod("client", &[]);
     let inside = || {
@@ -38,7 +37,7 @@ pub fn reach(kubectl: &Kubectl<'_>) {
         assert!(answered(&kubectl.run(&["exec", own, "--", "/echo", "get", &url])).is_some());
     }
     kubectl.run(&["delete", "service", "web"]);
-    eventually("the node port to be closed", Duration::from_secs(5), || ask(&outside).is_none().then_some(()));
+    eventually("the node port to be closed", Duration::from_secs(5), || ask(kubectl, &outside).is_none().then_some(()));
 }
 
 pub fn readiness(kubectl: &Kubectl<'_>) {
@@ -68,7 +67,7 @@ spec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80, targetPort: 
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     let node_port = kubectl.field("service/web", "{.spec.ports[0].nodePort}");
     let outside = format!("http://{}:{node_port}/", kubectl.cluster.address());
-    let victim = eventually("the service to answer", Duration::from_secs(10), || ask(&outside));
+    let victim = eventually("the service to answer", Duration::from_secs(10), || ask(kubectl, &outside));
     let address = kubectl.field(&format!("pod/{victim}"), "{.status.podIP}");
     let set = |ready: bool| {
         let url = format!("http://{address}:8080/ready?value={ready}");
@@ -82,11 +81,11 @@ spec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80, targetPort: 
     });
     let unready = Instant::now();
     eventually("the service to leave the unready pod", Duration::from_secs(1), || {
-        (0..10).filter_map(|_| ask(&outside)).all(|pod| pod != victim).then_some(())
+        (0..10).filter_map(|_| ask(kubectl, &outside)).all(|pod| pod != victim).then_some(())
     });
     println!("the service followed within {:?}", unready.elapsed());
     set(true);
     eventually("the ready pod to be back", Duration::from_secs(5), || {
-        (0..10).filter_map(|_| ask(&outside)).any(|pod| pod == victim).then_some(())
+        (0..10).filter_map(|_| ask(kubectl, &outside)).any(|pod| pod == victim).then_some(())
     });
 }

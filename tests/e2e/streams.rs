@@ -1,8 +1,6 @@
 //! Streams to containers: logs, exec, attach, cp, port-forward.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -43,16 +41,29 @@ pub fn exec(kubectl: &Kubectl<'_>) {
     assert_eq!(exit.stderr(Stdio::null()).status().unwrap().code(), Some(7));
     let said = kubectl.fails(&["exec", "box", "--", "/nosuch"]);
     assert!(said.contains("no such file or directory"), "{said}");
-    // `script` gives kubectl a terminal.
-    let kubeconfig = kubectl.cluster.kubeconfig.display().to_string();
-    let program = tests::bed::checkout().join(".tools/bin/kubectl");
-    let line = format!(
-        "{} --kubeconfig {kubeconfig} -n {} exec -it box -- /echo print terminal",
-        program.display(),
-        kubectl.namespace
+    let said = kubectl.on_terminal("$KUBECTL exec -it box -- /echo print terminal");
+    assert!(said.contains("terminal\r\n"), "{said}");
+}
+
+/// A terminal's size at the start, and as it changes.
+pub fn resize(kubectl: &Kubectl<'_>) {
+    if !has_box(kubectl) {
+        return;
+    }
+    let said = kubectl.on_terminal(
+        "stty rows 33 cols 77; (sleep 1.5; stty rows 44 cols 99 < /dev/tty) &
+         $KUBECTL exec -it shell -- sh -c 'for i in 1 2 3 4 5 6; do stty size; sleep 0.5; done'",
     );
-    let output = tests::bed::output("script", &["-qec", &line, "/dev/null"]);
-    assert!(tests::bed::text(&output.stdout).contains("terminal\r\n"), "{}", tests::bed::text(&output.stdout));
+    assert!(said.contains("33 77\r\n") && said.ends_with("44 99\r\n"), "{said}");
+    kubectl.run(&["delete", "pod", "shell", "--now", "--timeout=30s"]);
+}
+
+/// Whether the pod `shell` runs: a shell and its tools.
+fn has_box(kubectl: &Kubectl<'_>) -> bool {
+    let Some(image) = registry::busybox(kubectl.cluster) else { return false };
+    kubectl.run(&["run", "shell", "--image", &image, "--", "sleep", "3600"]);
+    kubectl.run(&["wait", "--for=condition=Ready", "pod/shell", "--timeout=60s"]);
+    true
 }
 
 pub fn attach(kubectl: &Kubectl<'_>) {
@@ -72,32 +83,39 @@ pub fn attach(kubectl: &Kubectl<'_>) {
 }
 
 pub fn copy(kubectl: &Kubectl<'_>) {
-    let Some(image) = registry::busybox(kubectl.cluster) else { return };
-    kubectl.run(&["run", "box", "--image", &image, "--", "sleep", "3600"]);
-    kubectl.run(&["wait", "--for=condition=Ready", "pod/box", "--timeout=60s"]);
+    if !has_box(kubectl) {
+        return;
+    }
     let folder = kubectl.cluster.folder.path();
     let (from, back) = (folder.join("from"), folder.join("back"));
     let content: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7 % 251) as u8).collect();
     fs::write(&from, &content).unwrap();
-    kubectl.run(&["cp", &from.display().to_string(), "box:/tmp-file"]);
-    kubectl.run(&["cp", "box:/tmp-file", &back.display().to_string()]);
+    kubectl.run(&["cp", &from.display().to_string(), "shell:/tmp-file"]);
+    kubectl.run(&["cp", "shell:/tmp-file", &back.display().to_string()]);
     assert!(fs::read(&back).unwrap() == content, "the file came back changed");
-    kubectl.run(&["delete", "pod", "box", "--now", "--timeout=30s"]);
+    kubectl.run(&["delete", "pod", "shell", "--now", "--timeout=30s"]);
 }
 
 pub fn port_forward(kubectl: &Kubectl<'_>) {
-    kubectl.pod("server", &[]);
+    kubectl.pod("listener", &[]);
     let file = kubectl.cluster.folder.path().join("forwarded");
-    let _forward = kubectl.spawn(&["port-forward", "pod/server", ":8080"], &file);
+    let _forward = kubectl.spawn(&["port-forward", "pod/listener", ":8080"], &file);
     let port: u16 = eventually("a local port", Duration::from_secs(10), || {
         let text = fs::read_to_string(&file).unwrap();
         text.split("127.0.0.1:").nth(1)?.split(' ').next()?.parse().ok()
     });
     for round in 0..3 {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        write!(stream, "GET /round{round} HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.contains("\"pod\":\"server\"") && answer.contains(&format!("/round{round}")), "{answer}");
+        let answer = kubectl.cluster.curl(&format!("http://127.0.0.1:{port}/round{round}"));
+        assert!(answer.contains("\"pod\":\"listener\"") && answer.contains(&format!("/round{round}")), "{answer}");
     }
+}
+
+/// The same for a kubectl that is told to avoid WebSocket.
+pub fn over_spdy(kubectl: &Kubectl<'_>) {
+    let kubectl = &kubectl.over_spdy();
+    exec(kubectl);
+    resize(kubectl);
+    attach(kubectl);
+    copy(kubectl);
+    port_forward(kubectl);
 }

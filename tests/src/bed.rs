@@ -58,7 +58,18 @@ pub struct Cluster {
     pub kubeconfig: PathBuf,
     /// Where the test puts its files.
     pub folder: TempDir,
-    is_ours: bool,
+    kind: Kind,
+}
+
+/// Who made a cluster, and so who removes it.
+enum Kind {
+    Ours,
+    /// It ran before the test and goes on after it.
+    Borrowed,
+    /// An upstream control plane with bosun's node, by hack/upstream; all of it is inside its network namespace.
+    Upstream {
+        state: PathBuf,
+    },
 }
 
 impl Cluster {
@@ -79,14 +90,41 @@ impl Cluster {
         let state = fs::read_to_string(format!("/var/lib/bosun/{name}/cluster.json")).expect("BOSUN_CLUSTER runs");
         let state: Value = serde_json::from_str(&state).expect("the state is JSON");
         let kubeconfig = state["settings"]["kubeconfig"].as_str().expect("the state names a kubeconfig").into();
-        Self { name, kubeconfig, folder: tempfile::tempdir().expect("a temporary folder"), is_ours: false }
+        Self { name, kubeconfig, folder: tempfile::tempdir().expect("a temporary folder"), kind: Kind::Borrowed }
+    }
+
+    /// Upstream's control plane with bosun's agent, CNI plugins and proxy as its node, Ready. The peers are built.
+    ///
+    /// # Panics
+    /// Where hack/upstream fails, with what it said.
+    pub fn upstream(name: &str) -> Self {
+        let mut cluster = Self::absent(name);
+        let archives = cluster.folder.path().display().to_string();
+        let packed = output(programs().join("bench"), &["archives", &archives]);
+        assert!(packed.status.success(), "bench archives: {}", text(&packed.stderr));
+        let images = fs::read_dir(&archives).expect("the archives' folder").filter_map(Result::ok);
+        let images: Vec<String> = images.map(|file| file.path().display().to_string()).collect();
+        let state = cluster.folder.path().join("state");
+        cluster.kubeconfig = state.join("admin.conf");
+        cluster.kind = Kind::Upstream { state };
+        let output = cluster.hack_upstream("up", &images.join(" "));
+        assert!(output.status.success(), "hack/upstream up: {}", text(&output.stderr));
+        cluster
+    }
+
+    fn hack_upstream(&self, verb: &str, images: &str) -> Output {
+        let Kind::Upstream { state } = &self.kind else { panic!("{} is not upstream's", self.name) };
+        let mut command = Command::new(checkout().join("hack/upstream"));
+        command.arg(verb).arg(state).arg("bosun").stdin(Stdio::null());
+        command.env("NAME", &self.name).env("IMAGES", images).env("BOSUN", programs());
+        command.output().expect("hack/upstream runs")
     }
 
     /// A cluster that is not up yet; whatever a test makes of it goes with it.
     pub fn absent(name: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let kubeconfig = folder.path().join("kubeconfig");
-        Self { name: format!("{name}-{}", std::process::id()), kubeconfig, folder, is_ours: true }
+        Self { name: format!("{name}-{}", std::process::id()), kubeconfig, folder, kind: Kind::Ours }
     }
 
     pub fn bosun_up(&self, flags: &[&str]) -> Output {
@@ -105,11 +143,20 @@ impl Cluster {
     }
 
     pub fn node(&self) -> String {
-        format!("{}-1", self.name)
+        match self.kind {
+            Kind::Upstream { .. } => self.name.clone(),
+            _ => format!("{}-1", self.name),
+        }
     }
 
     /// PID 1 of the node, as the host numbers it.
     pub fn init(&self) -> u32 {
+        if let Kind::Upstream { state } = &self.kind {
+            let outer = fs::read_to_string(state.join("pid")).expect("hack/upstream wrote its number");
+            let outer = outer.trim();
+            let inner = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("the node runs");
+            return inner.trim().parse().expect("unshare has one child");
+        }
         let file = self.state().join("nodes").join(self.node()).join("init.json");
         let init: Value = serde_json::from_slice(&fs::read(file).expect("the node has a PID 1")).expect("it is JSON");
         init["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("it has a number")
@@ -117,9 +164,41 @@ impl Cluster {
 
     /// The node's address on the host's side.
     pub fn address(&self) -> String {
+        if let Kind::Upstream { .. } = self.kind {
+            return "172.30.0.1".into();
+        }
         let state: Value = serde_json::from_slice(&fs::read(self.state().join("cluster.json")).expect("a state file"))
             .expect("the state is JSON");
         state["nodes"][0]["address"].as_str().expect("the node has an address").to_owned()
+    }
+
+    /// A program where a user of the cluster is: on the host, or beside an upstream control plane.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let program = program.as_ref();
+        let Kind::Upstream { .. } = self.kind else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command
+    }
+
+    /// What a URL answers a user of the cluster; nothing within 2 s is an empty answer.
+    pub fn curl(&self, url: &str) -> String {
+        let output = self.command("curl").args(["-s", "--max-time", "2", url]).stdin(Stdio::null()).output();
+        text(&output.expect("curl is there: hack/packages").stdout)
+    }
+
+    /// Imports an image archive, which names one image, onto the node; what was said about it.
+    ///
+    /// # Panics
+    /// Where it cannot.
+    pub fn load(&self, archive: &Path) -> String {
+        let archive = archive.display().to_string();
+        let output = match self.kind {
+            Kind::Upstream { .. } => self.inside(&["ctr", "-n", "k8s.io", "images", "import", &archive]),
+            _ => self.bosun(&["image", "load", &archive]),
+        };
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
     }
 
     /// Runs a program inside the node.
@@ -130,8 +209,11 @@ impl Cluster {
 
     /// kubectl in a namespace of its own, which is made.
     pub fn namespace(&self, name: &str) -> Kubectl<'_> {
-        let kubectl = Kubectl { cluster: self, namespace: name.to_owned() };
-        kubectl.run(&["create", "namespace", name]);
+        self.prepared(Kubectl { cluster: self, namespace: name.to_owned(), speaks_spdy: false })
+    }
+
+    fn prepared<'a>(&'a self, kubectl: Kubectl<'a>) -> Kubectl<'a> {
+        kubectl.run(&["create", "namespace", &kubectl.namespace]);
         eventually("the default service account", Duration::from_secs(10), || {
             kubectl.try_run(&["get", "serviceaccount", "default"]).ok()
         });
@@ -141,12 +223,13 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if !self.is_ours {
-            return;
-        }
-        let output = self.bosun(&["down"]);
+        let output = match self.kind {
+            Kind::Borrowed => return,
+            Kind::Ours => self.bosun(&["down"]),
+            Kind::Upstream { .. } => self.hack_upstream("down", ""),
+        };
         if !output.status.success() {
-            eprintln!("bosun down --name {}: {}", self.name, text(&output.stderr));
+            eprintln!("cluster {} is not down: {}", self.name, text(&output.stderr));
         }
     }
 }
@@ -155,15 +238,40 @@ impl Drop for Cluster {
 pub struct Kubectl<'a> {
     pub cluster: &'a Cluster,
     pub namespace: String,
+    speaks_spdy: bool,
+}
+
+impl<'a> Kubectl<'a> {
+    /// One that streams over SPDY instead of WebSocket, in another namespace.
+    pub fn over_spdy(&self) -> Kubectl<'a> {
+        let namespace = format!("{}-spdy", self.namespace);
+        self.cluster.prepared(Kubectl { cluster: self.cluster, namespace, speaks_spdy: true })
+    }
 }
 
 impl Kubectl<'_> {
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(checkout().join(".tools/bin/kubectl"));
+        let mut command = self.cluster.command(checkout().join(".tools/bin/kubectl"));
         command.arg("--kubeconfig").arg(&self.cluster.kubeconfig).args(["--namespace", &self.namespace]).args(words);
         // Discovery is kept for one cluster by its address, and the next test's cluster may have the same.
         command.env("KUBECACHEDIR", self.cluster.folder.path().join("cache"));
+        if self.speaks_spdy {
+            command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false").env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
+        }
         command
+    }
+
+    /// What a shell script prints on a terminal; in it `$KUBECTL` is this kubectl.
+    pub fn on_terminal(&self, script: &str) -> String {
+        let command = self.command(&[]);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let mut terminal = Command::new("script");
+        terminal.args(["-qec", script, "/dev/null"]).env("KUBECTL", words.join(" "));
+        terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        // `script` ends with its input.
+        let output = terminal.stdin(Stdio::piped()).output().expect("script is there: hack/packages");
+        text(&output.stdout)
     }
 
     /// What it prints, or what it complains about.

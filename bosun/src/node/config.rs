@@ -68,8 +68,12 @@ fn kubelet(cluster: &Cluster, node: &Node) -> serde_json::Value {
         "cgroupRoot": format!("{}/{}", cluster.cgroup(), node.name),
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
+        // The disk is the host's, and others fill it too: a share of it says nothing about this node.
+        "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi" },
         "failCgroupV1": false,
         "failSwapOn": false,
+        // Images that were loaded from an archive cannot be pulled again.
+        "imageGCHighThresholdPercent": 100,
         "resolvConf": file("resolv.conf"),
         "tlsCertFile": folder.join("kubelet-server.crt"),
         "tlsPrivateKeyFile": folder.join("kubelet-server.key"),
