@@ -33,7 +33,7 @@ impl Plugin for Loopback {
     }
 
     fn check(&self, call: &Call) -> Result<(), Error> {
-        match inside(namespace(call)?, |network| lo(network))?.up {
+        match inside(namespace(call)?, lo)?.up {
             true => Ok(()),
             false => Err(Error::internal("loopback interface is down")),
         }

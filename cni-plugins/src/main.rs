@@ -3,6 +3,7 @@
 mod bridge;
 mod host_local;
 mod ipam;
+mod listing;
 mod loopback;
 mod masquerade;
 mod portmap;

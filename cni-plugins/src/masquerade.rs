@@ -1,23 +1,25 @@
 //! `ipMasq`: what a container sends beyond its own network leaves with the node's address.
 //!
-//! One nftables table a family, `bosun-masquerade`; an element with the owner as comment for each address.
+//! One nftables table a family, `bosun-masquerade`; an element with the owner as comment for each address. A change
+//! of the rules in [`base`] needs another name for a set: where the sets are there, the rules are not written again,
+//! because nft waits for an RCU grace period (12 ms) after every transaction that removes something.
 
 use std::net::IpAddr;
 
 use api::cni::{Error, Ip};
-use kernel::nftables::Nftables;
+use kernel::nftables::{self, Nftables};
 
-/// The script that makes the addresses' traffic masqueraded.
+use crate::listing::{self, Family};
+
+/// The script that makes the addresses' traffic masqueraded, where the tables are there.
 fn add(ips: &[Ip], owner: &str) -> String {
-    ips.iter().map(|ip| format!("{}{}", base(ip.address.ip()), elements("add", ip, Some(owner)))).collect()
+    ips.iter().map(|ip| elements("add", ip, Some(owner))).collect()
 }
 
 /// The script that undoes [`add`], also where it was never applied: nft 1.0 deletes only what is there, so that
 /// what shall go is added first, in the same transaction.
 fn remove(ips: &[Ip]) -> String {
-    ips.iter()
-        .map(|ip| format!("{}{}{}", base(ip.address.ip()), elements("add", ip, None), elements("delete", ip, None)))
-        .collect()
+    ips.iter().map(|ip| elements("add", ip, None) + &elements("delete", ip, None)).collect()
 }
 
 fn base(ip: IpAddr) -> String {
@@ -50,17 +52,49 @@ fn elements(verb: &str, ip: &Ip, owner: Option<&str>) -> String {
 
 /// Masquerades `ips` from now on.
 pub fn set(nft: &dyn Nftables, ips: &[Ip], owner: &str) -> Result<(), Error> {
-    apply(nft, &add(ips, owner))
+    if ips.is_empty() {
+        return Ok(());
+    }
+    let script = add(ips, owner);
+    let applied = match nft.apply(&script) {
+        Err(nftables::Error::Missing(_)) => {
+            let tables: String = ips.iter().map(|ip| base(ip.address.ip())).collect();
+            nft.apply(&(tables + &script))
+        }
+        applied => applied,
+    };
+    applied.map_err(Error::internal)
 }
 
 /// Ends it. Not there is success.
 pub fn unset(nft: &dyn Nftables, ips: &[Ip]) -> Result<(), Error> {
-    apply(nft, &remove(ips))
+    if ips.is_empty() {
+        return Ok(());
+    }
+    gone(nft.apply(&remove(ips)))
 }
 
-fn apply(nft: &dyn Nftables, script: &str) -> Result<(), Error> {
-    match script {
-        "" => Ok(()),
-        _ => nft.apply(script).map_err(Error::internal),
+/// Ends it for the owners that `is_gone` names.
+pub fn collect(nft: &dyn Nftables, is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+    for family in [Family::V4, Family::V6] {
+        let text = match nft.list(&format!("list table {} bosun-masquerade", family.name())) {
+            Err(nftables::Error::Missing(_)) => continue,
+            listed => listed.map_err(Error::internal)?,
+        };
+        let elements = listing::read(&text);
+        let gone_ones = elements.iter().filter(|element| is_gone(&element.owner));
+        let script: String = gone_ones.map(|element| element.delete(family, "bosun-masquerade")).collect();
+        if !script.is_empty() {
+            gone(nft.apply(&script))?;
+        }
+    }
+    Ok(())
+}
+
+/// A table or an element that is not there any more is what was wanted.
+fn gone(applied: Result<(), nftables::Error>) -> Result<(), Error> {
+    match applied {
+        Err(nftables::Error::Missing(_)) => Ok(()),
+        applied => applied.map_err(Error::internal),
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use api::cni::{CniArgs, Error, NetworkConfig, Success, VERSIONS, VersionInfo, code, negotiate};
+use api::cni::{Attachment, CniArgs, Error, NetworkConfig, Success, VERSIONS, VersionInfo, code, negotiate};
 use serde_json::Value;
 
 /// One call of a plugin, checked.
@@ -46,6 +46,13 @@ pub fn owner(container: &str, ifname: &str, network: &str) -> String {
     let mut text = format!("{container}/{ifname}@{network}");
     text.truncate(127);
     text
+}
+
+/// Tells the owners on that network that are none of the `valid` attachments: whose things GC removes.
+pub fn gone_owners(network: &str, valid: &[Attachment]) -> impl Fn(&str) -> bool {
+    let known: Vec<String> = valid.iter().map(|a| owner(&a.container_id, &a.ifname, network)).collect();
+    let suffix = format!("@{network}");
+    move |owner| owner.ends_with(&suffix) && !known.iter().any(|k| k == owner)
 }
 
 /// What a plugin does for each command. Only ADD has to be there; what a plugin leaves out succeeds.

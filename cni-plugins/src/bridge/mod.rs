@@ -18,7 +18,7 @@ use kernel::nftables::Nft;
 use kernel::sysctl;
 
 use crate::ipam::Ipam;
-use crate::skel::{Call, Plugin};
+use crate::skel::{Call, Plugin, gone_owners};
 use crate::{host_local, masquerade};
 use attach::{Attachment, host_name};
 use config::Config;
@@ -66,12 +66,17 @@ impl Plugin for Bridge {
         let mut node = Kernel::open().map_err(Error::internal)?;
         let held = held(call, ipam.as_ref());
         // Each step is tried though one before failed; the first failure is reported, and the runtime calls again.
-        let link = attach::detach(&mut node, call).map_err(Error::internal);
+        // The kernel waits for RCU on both ways, so they are gone at once.
+        let (link, rules) = std::thread::scope(|scope| {
+            let masqueraded: &[Ip] = if config.ip_masq { &held } else { &[] };
+            let rules = scope.spawn(|| masquerade::unset(&Nft, masqueraded));
+            let link = attach::detach(&mut node, call).map_err(Error::internal);
+            (link, rules.join().unwrap_or_else(|_| Err(Error::internal("the removal of rules panicked"))))
+        });
         let gone = match &link {
             Ok(false) => foreign(call),
             _ => Ok(()),
         };
-        let rules = if config.ip_masq { masquerade::unset(&Nft, &held) } else { Ok(()) };
         let released = ipam.as_ref().map_or(Ok(()), |ipam| if rules.is_ok() { ipam.del(call) } else { Ok(()) });
         link.map(drop).and(gone).and(rules).and(released)
     }
@@ -91,15 +96,13 @@ impl Plugin for Bridge {
     fn gc(&self, call: &Call) -> Result<(), Error> {
         let Some(valid) = &call.config.valid_attachments else { return Ok(()) };
         let mut node = Kernel::open().map_err(Error::internal)?;
-        let network = &call.config.name;
-        let owners: Vec<String> =
-            valid.iter().map(|a| crate::skel::owner(&a.container_id, &a.ifname, network)).collect();
+        let is_gone = gone_owners(&call.config.name, valid);
         for link in node.links().map_err(Error::internal)? {
-            let ours = link.kind == "veth" && link.alias.ends_with(&format!("@{network}"));
-            if ours && !owners.contains(&link.alias) {
+            if link.kind == "veth" && is_gone(&link.alias) {
                 node.delete_link(link.index).map_err(Error::internal)?;
             }
         }
+        masquerade::collect(&Nft, is_gone)?;
         Ipam::of(call)?.map_or(Ok(()), |ipam| ipam.gc(call))
     }
 

@@ -12,8 +12,9 @@ use kernel::nftables::{self, Nft, Nftables};
 use kernel::sysctl;
 use serde::Deserialize;
 
-use crate::skel::{Call, Plugin, owner};
-use rules::{Family, Mapping};
+use crate::listing::{self, Family};
+use crate::skel::{Call, Plugin, gone_owners};
+use rules::Mapping;
 
 pub struct Portmap;
 
@@ -99,7 +100,12 @@ impl Plugin for Portmap {
         if mappings.is_empty() {
             return Ok(previous);
         }
-        Nft.apply(&rules::add(&mappings, &call.owner())).map_err(|error| match error {
+        let script = rules::add(&mappings, &call.owner());
+        let applied = match Nft.apply(&script) {
+            Err(nftables::Error::Missing(_)) => Nft.apply(&(rules::tables(&mappings) + &script)),
+            applied => applied,
+        };
+        applied.map_err(|error| match error {
             nftables::Error::Exists(_) => {
                 let wanted: Vec<String> = ports.iter().map(|port| port.host_port.to_string()).collect();
                 Error::internal(format!("host port {} is taken by another container", wanted.join(" or ")))
@@ -109,7 +115,10 @@ impl Plugin for Portmap {
         if mappings.iter().any(|m| m.masquerade && m.container.is_ipv4()) {
             route_localnet(&previous)?;
         }
-        forget(|flow| mappings.iter().any(|m| m.protocol == "udp" && flow.original.destination_port == m.host_port));
+        let udp: Vec<u16> = mappings.iter().filter(|m| m.protocol == "udp").map(|m| m.host_port).collect();
+        if !udp.is_empty() {
+            forget(|flow| udp.contains(&flow.original.destination_port));
+        }
         Ok(previous)
     }
 
@@ -129,7 +138,7 @@ impl Plugin for Portmap {
                 continue;
             }
             let text = Nft.list(&rules::list(family)).map_err(Error::internal)?;
-            let count = rules::read(&text).iter().filter(|e| e.is_port() && e.owner == call.owner()).count();
+            let count = listing::read(&text).iter().filter(|e| e.is_port() && e.owner == call.owner()).count();
             if count < wanted.len() {
                 return Err(Error::internal(format!(
                     "{} of {} port mappings are missing",
@@ -143,9 +152,7 @@ impl Plugin for Portmap {
 
     fn gc(&self, call: &Call) -> Result<(), Error> {
         let Some(valid) = &call.config.valid_attachments else { return Ok(()) };
-        let network = &call.config.name;
-        let known: Vec<String> = valid.iter().map(|a| owner(&a.container_id, &a.ifname, network)).collect();
-        remove(|owner| owner.ends_with(&format!("@{network}")) && !known.iter().any(|k| k == owner))
+        remove(gone_owners(&call.config.name, valid))
     }
 }
 
@@ -153,22 +160,24 @@ impl Plugin for Portmap {
 /// the container that has it now.
 fn remove(gone: impl Fn(&str) -> bool) -> Result<(), Error> {
     let mut script = String::new();
-    let mut containers: Vec<IpAddr> = Vec::new();
+    let mut udp: Vec<IpAddr> = Vec::new();
     for family in [Family::V4, Family::V6] {
         let text = match Nft.list(&rules::list(family)) {
             Err(nftables::Error::Missing(_)) => continue,
             listed => listed.map_err(Error::internal)?,
         };
-        for element in rules::read(&text).iter().filter(|element| gone(&element.owner)) {
-            script.push_str(&element.delete(family));
-            containers.extend(element.container());
+        for element in listing::read(&text).iter().filter(|element| gone(&element.owner)) {
+            script.push_str(&element.delete(family, "bosun-portmap"));
+            udp.extend(element.container().filter(|_| element.is_udp()));
         }
     }
     if script.is_empty() {
         return Ok(());
     }
     Nft.apply(&script).map_err(Error::internal)?;
-    forget(|flow| containers.contains(&flow.reply.source));
+    if !udp.is_empty() {
+        forget(|flow| udp.contains(&flow.reply.source));
+    }
     Ok(())
 }
 

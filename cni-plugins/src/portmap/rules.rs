@@ -8,41 +8,10 @@ use std::net::IpAddr;
 
 use kernel::netlink::IpNetwork;
 
+use crate::listing::Family;
+
 /// Bit 13, the reference's default `markMasqBit`.
 const MARK: &str = "0x2000";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub fn is(self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == (self == Self::V4)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-
-    fn address(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4_addr",
-            Self::V6 => "ipv6_addr",
-        }
-    }
-
-    fn everywhere(self) -> &'static str {
-        match self {
-            Self::V4 => "0.0.0.0/0",
-            Self::V6 => "::/0",
-        }
-    }
-}
 
 /// One port of the node that leads to one port of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,17 +28,17 @@ pub struct Mapping {
     pub masquerade_all: bool,
 }
 
-/// The transaction that adds the mappings, and the table where it is not there.
+/// The transaction that adds the mappings to tables that are there.
 pub fn add(mappings: &[Mapping], owner: &str) -> String {
-    let mut script = String::new();
-    for family in [Family::V4, Family::V6] {
-        let mut of_family = mappings.iter().filter(|m| family.is(m.container.ip())).peekable();
-        if of_family.peek().is_some() {
-            script.push_str(&base(family));
-            of_family.for_each(|mapping| script.push_str(&elements(family, mapping, owner)));
-        }
-    }
-    script
+    mappings.iter().map(|mapping| elements(Family::of(mapping.container.ip()), mapping, owner)).collect()
+}
+
+/// The tables that the mappings need. A change of their rules needs another name for a set: where the sets are there
+/// the rules are not written again, because nft waits for an RCU grace period (12 ms) after every transaction that
+/// removes something.
+pub fn tables(mappings: &[Mapping]) -> String {
+    let needed = |family: &Family| mappings.iter().any(|mapping| Family::of(mapping.container.ip()) == *family);
+    [Family::V4, Family::V6].into_iter().filter(needed).map(base).collect()
 }
 
 fn base(family: Family) -> String {
@@ -132,89 +101,4 @@ fn elements(family: Family, mapping: &Mapping, owner: &str) -> String {
 /// The command whose answer [`read`] takes.
 pub fn list(family: Family) -> String {
     format!("list table {} bosun-portmap", family.name())
-}
-
-/// An element of the table as nft lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Element {
-    pub set: String,
-    /// As nft writes it and takes it back.
-    pub key: String,
-    /// Of a map: where it leads.
-    pub target: String,
-    pub owner: String,
-}
-
-impl Element {
-    pub fn is_port(&self) -> bool {
-        self.set != "masq"
-    }
-
-    pub fn delete(&self, family: Family) -> String {
-        format!("delete element {} bosun-portmap {} {{ {} }}\n", family.name(), self.set, self.key)
-    }
-
-    /// The container's address, of a port.
-    pub fn container(&self) -> Option<IpAddr> {
-        self.target.split(" . ").next()?.trim().parse().ok()
-    }
-}
-
-/// Reads the elements of a listing.
-pub fn read(listing: &str) -> Vec<Element> {
-    let mut found = Vec::new();
-    let mut set = String::new();
-    let mut inside = false;
-    for line in listing.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("map ").or_else(|| line.strip_prefix("set ")) {
-            set = name.trim_end_matches(['{', ' ']).to_owned();
-        }
-        let text = match line.strip_prefix("elements = {") {
-            Some(rest) => {
-                inside = true;
-                rest
-            }
-            None => line,
-        };
-        if inside {
-            found.extend(text.trim_end_matches('}').split(',').filter_map(|item| element(&set, item)));
-            inside = !text.ends_with('}');
-        }
-    }
-    found
-}
-
-/// `KEY comment "OWNER" : TARGET`, or without the target.
-fn element(set: &str, text: &str) -> Option<Element> {
-    let (key, rest) = text.trim().split_once(" comment \"")?;
-    let (owner, target) = rest.split_once('"')?;
-    let target = target.trim().trim_start_matches(':').trim();
-    Some(Element { set: set.into(), key: key.trim().into(), target: target.into(), owner: owner.into() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_listing_is_read_back() {
-        let listing = "table ip bosun-portmap {
-	map any {
-		type inet_proto . inet_service : ipv4_addr . inet_service
-		elements = { 6 . 8080 comment \"a/eth0@n\" : 10.0.0.2 . 80,
-			     17 . 53 comment \"b/eth0@n\" : 10.0.0.3 . 53 }
-	}
-	set masq {
-		elements = { 10.0.0.0/24 . 6 . 8080 comment \"a/eth0@n\" }
-	}
-	chain ports {
-		dnat to meta l4proto . th dport map @any
-	}
-}";
-        let found = read(listing);
-        assert_eq!(found.len(), 3);
-        assert_eq!(found[1].container(), Some("10.0.0.3".parse().unwrap()));
-        assert_eq!(found[2].delete(Family::V4), "delete element ip bosun-portmap masq { 10.0.0.0/24 . 6 . 8080 }\n");
-        assert!(!found[2].is_port());
-    }
 }
