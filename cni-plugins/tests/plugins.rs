@@ -1,6 +1,8 @@
 //! The plugins as a runtime runs them, on the real kernel in namespaces of the test's own, and beside the
 //! reference plugins where `hack/peers` has built them.
 
+#![allow(clippy::unwrap_used)] // clippy takes helpers of an integration test for other code
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

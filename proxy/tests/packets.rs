@@ -1,5 +1,7 @@
 //! Packets through the rules, on the real kernel: a client outside, a node, and pods behind it.
 
+#![allow(clippy::unwrap_used)] // clippy takes helpers of an integration test for other code
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -139,21 +139,22 @@ fn difference(script: &mut String, family: Family, old: &Parts, new: &Parts) {
         }
     }
     // Deleted before added, so that a key can change its value in one transaction.
-    let mut by_map: BTreeMap<&str, (Vec<&str>, Vec<(&str, &str)>)> = BTreeMap::new();
+    let mut gone: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut added: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for ((map, key), value) in &old.elements {
         if new.elements.get(&(*map, key.clone())) != Some(value) {
-            by_map.entry(map).or_default().0.push(key);
+            gone.entry(map).or_default().push(key);
         }
     }
     for ((map, key), value) in &new.elements {
         if old.elements.get(&(*map, key.clone())) != Some(value) {
-            by_map.entry(map).or_default().1.push((key, value));
+            added.entry(map).or_default().push((key, value));
         }
     }
-    for (map, (gone, _)) in &by_map {
+    for (map, gone) in &gone {
         write_elements(script, "delete", family, map, gone.iter().map(|key| (*key, "")));
     }
-    for (map, (_, added)) in &by_map {
+    for (map, added) in &added {
         write_elements(script, "add", family, map, added.iter().copied());
     }
     let f = family.name();
