@@ -63,8 +63,6 @@ fn kubelet(cluster: &Cluster, node: &Node) -> serde_json::Value {
         },
         "authorization": { "mode": "Webhook" },
         "cgroupDriver": "cgroupfs",
-        // The disk is the machine's, whose user decides how full it may be, as with kind.
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
         "cgroupRoot": format!("{}/{}", cluster.cgroup(), node.name),
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
