@@ -9,6 +9,7 @@ mod nodes;
 mod objects;
 mod registry;
 mod services;
+mod soak;
 mod streams;
 mod upstream;
 mod workloads;
@@ -59,6 +60,7 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-egress", cluster::egress_rules_come_and_go),
     ("cluster-resume", cluster::power_cut),
     ("cluster-killed", cluster::killed_in_the_middle),
+    ("soak-killed", soak::killed),
     ("upstream-node", upstream::node),
 ];
 

@@ -2,4 +2,5 @@
 
 pub mod bed;
 pub mod leaks;
+pub mod leftover;
 pub mod runner;

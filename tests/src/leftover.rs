@@ -1,0 +1,214 @@
+//! What stands on a node for pods that nobody declares, and what declared pods lack.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::bed::{Cluster, Kubectl, text};
+
+type Names = BTreeSet<String>;
+
+/// One line for each thing that is there without a pod, or missing for one. Empty on a node at rest.
+pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
+    let node = Node::of(kubectl.cluster);
+    let pods = kubectl.json(&["get", "pods", "-A"]);
+    let pods: Vec<&Value> = pods["items"].as_array().expect("a list has items").iter().collect();
+    let uids: Names = pods.iter().map(|pod| string(&pod["metadata"]["uid"])).collect();
+    let addresses: Names = pods.iter().map(|pod| string(&pod["status"]["podIP"])).collect();
+    let containers = node.containers();
+    let of_kind = |kind: &str| -> Vec<&Container> { containers.iter().filter(|c| c.kind == kind).collect() };
+    let sandboxes = of_kind("sandbox");
+    let ids = |containers: &[&Container]| -> Names { containers.iter().map(|c| c.id.clone()).collect() };
+    let owner =
+        |containers: &[&Container]| -> Names { containers.iter().filter(|c| c.runs).map(|c| c.pod.clone()).collect() };
+    let all: Names = containers.iter().map(|c| c.id.clone()).collect();
+
+    let mut wrong = Vec::new();
+    let mut same = |what: &str, found: &Names, wanted: &Names| {
+        wrong.extend(found.difference(wanted).map(|name| format!("{what} {name} is left over")));
+        wrong.extend(wanted.difference(found).map(|name| format!("{what} {name} is missing")));
+    };
+    same("the running sandbox of pod", &owner(&sandboxes), &uids);
+    same("a running container of pod", &owner(&of_kind("container")), &uids);
+    same("a container of pod", &containers.iter().map(|c| c.pod.clone()).collect(), &uids);
+    same("the folder of pod", &entries(&node.path("var/lib/kubelet/pods")), &uids);
+    same("the logs of pod", &last_words(&entries(&node.path("var/log/pods"))), &uids);
+    same("the control group of pod", &node.cgroups(), &uids);
+    same("mounts for pod", &node.pods_of_mounts().difference(&uids).cloned().collect(), &Names::new());
+    same("a mount of container", &node.containers_of_mounts().difference(&all).cloned().collect(), &Names::new());
+    same("the runtime's folder of", &entries(&node.path("run/containerd/io.containerd.runtime.v2.task/k8s.io")), &all);
+    same("the reservation of address", &node.reservations(), &addresses);
+    same("rules of sandbox", &node.owners_of_rules(), &ids(&sandboxes));
+    for (what, count) in [
+        ("namespaces", entries(&node.path("run/netns")).len()),
+        ("pairs", node.lines(&["ip", "-o", "link", "show", "master", "cni0"]).len()),
+        ("shims", node.shims()),
+        // Each has a loopback too, in a network of its own.
+        ("CNI results", entries(&node.path("var/lib/cni/results")).iter().filter(|n| n.starts_with("bosun-")).count()),
+    ] {
+        if count != pods.len() {
+            wrong.push(format!("{count} {what} for {} pods", pods.len()));
+        }
+    }
+    for (pod, count) in count(sandboxes.iter().map(|c| c.pod.clone())) {
+        if count != 1 {
+            wrong.push(format!("pod {pod} has {count} sandboxes"));
+        }
+    }
+    wrong.extend(node.dangling_log_links());
+    wrong.extend(node.foreign_endpoints(&addresses));
+    wrong
+}
+
+fn string(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn count(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    names.fold(BTreeMap::new(), |mut counts, name| {
+        *counts.entry(name).or_default() += 1;
+        counts
+    })
+}
+
+fn entries(folder: &Path) -> Names {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// `NAMESPACE_NAME_UID` as the UID.
+fn last_words(names: &Names) -> Names {
+    names.iter().filter_map(|name| name.rsplit('_').next()).map(str::to_owned).collect()
+}
+
+/// What containerd knows: a container or a sandbox.
+struct Container {
+    id: String,
+    /// `sandbox` or `container`.
+    kind: String,
+    /// The UID of its pod.
+    pod: String,
+    runs: bool,
+}
+
+struct Node<'a> {
+    cluster: &'a Cluster,
+    root: PathBuf,
+    mounts: String,
+}
+
+impl<'a> Node<'a> {
+    fn of(cluster: &'a Cluster) -> Self {
+        let process = PathBuf::from(format!("/proc/{}", cluster.init()));
+        let mounts = fs::read_to_string(process.join("mounts")).expect("the node's PID 1 runs");
+        Self { cluster, root: process.join("root"), mounts }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    fn lines(&self, words: &[&str]) -> Vec<String> {
+        text(&self.cluster.inside(words).stdout).lines().map(str::to_owned).collect()
+    }
+
+    fn containers(&self) -> Vec<Container> {
+        let tasks = self.lines(&["ctr", "-n", "k8s.io", "tasks", "ls"]);
+        let running: Names = tasks
+            .iter()
+            .filter(|line| line.ends_with("RUNNING"))
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect();
+        let ids = self.lines(&["ctr", "-n", "k8s.io", "containers", "ls", "-q"]);
+        let container = |id: &String| {
+            let info = self.cluster.inside(&["ctr", "-n", "k8s.io", "containers", "info", id]);
+            let info: Value = serde_json::from_slice(&info.stdout).ok()?;
+            let label = |name: &str| string(&info["Labels"][name]);
+            let (kind, pod) = (label("io.cri-containerd.kind"), label("io.kubernetes.pod.uid"));
+            Some(Container { id: id.clone(), kind, pod, runs: running.contains(id) })
+        };
+        ids.iter().filter_map(container).collect()
+    }
+
+    /// UIDs of the pods that have a group in any hierarchy.
+    fn cgroups(&self) -> Names {
+        let mut found = Names::new();
+        let mut left = vec![PathBuf::from("/sys/fs/cgroup")];
+        let ours = format!("bosun/{}", self.cluster.name);
+        while let Some(folder) = left.pop() {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                let path = entry.path().display().to_string();
+                let name = entry.file_name().to_string_lossy().into_owned();
+                match name.strip_prefix("pod").filter(|_| path.contains(&ours)) {
+                    Some(uid) => {
+                        found.insert(uid.to_owned());
+                    }
+                    None => left.push(entry.path()),
+                }
+            }
+        }
+        found
+    }
+
+    fn words_after(&self, part: &str) -> Names {
+        let after = self.mounts.lines().filter_map(|line| line.split(' ').nth(1)?.split_once(part));
+        after.filter_map(|(_, rest)| rest.split('/').next()).map(str::to_owned).collect()
+    }
+
+    fn pods_of_mounts(&self) -> Names {
+        self.words_after("/kubelet/pods/")
+    }
+
+    fn containers_of_mounts(&self) -> Names {
+        let sandboxes = self.words_after("io.containerd.grpc.v1.cri/sandboxes/");
+        self.words_after("io.containerd.runtime.v2.task/k8s.io/").union(&sandboxes).cloned().collect()
+    }
+
+    fn reservations(&self) -> Names {
+        let files = entries(&self.path("var/lib/cni/networks/bosun"));
+        files.into_iter().filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
+    }
+
+    /// Containers that elements of the plugins' tables are for: an element's comment is `CONTAINER/INTERFACE@NETWORK`.
+    fn owners_of_rules(&self) -> Names {
+        let rules = text(&self.cluster.inside(&["nft", "list", "ruleset"]).stdout);
+        let comments = rules.split("comment \"").skip(1).filter_map(|rest| rest.split('"').next());
+        comments
+            .filter(|comment| comment.contains('@'))
+            .filter_map(|c| c.split('/').next())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Pod addresses in the proxy's tables that no pod has.
+    fn foreign_endpoints(&self, addresses: &Names) -> Vec<String> {
+        let rules = text(&self.cluster.inside(&["nft", "list", "table", "ip", "bosun-proxy"]).stdout);
+        let words = rules.split(|c: char| !c.is_ascii_digit() && c != '.');
+        let pods = words.filter(|word| word.starts_with("10.244.") && !word.ends_with(".0") && !word.ends_with(".1"));
+        let foreign: Names = pods.filter(|word| !addresses.contains(*word)).map(str::to_owned).collect();
+        foreign.into_iter().map(|word| format!("the proxy sends to {word}, which no pod has")).collect()
+    }
+
+    fn shims(&self) -> usize {
+        self.lines(&["ps", "-e", "-o", "args"]).iter().filter(|line| line.contains("containerd-shim-runc-v2 ")).count()
+    }
+
+    fn dangling_log_links(&self) -> Vec<String> {
+        let folder = self.path("var/log/containers");
+        let leads = |name: &String| {
+            fs::read_link(folder.join(name))
+                .is_ok_and(|to| self.root.join(to.strip_prefix("/").unwrap_or(&to)).exists())
+        };
+        entries(&folder)
+            .into_iter()
+            .filter(|name| !leads(name))
+            .map(|name| format!("link {name} leads nowhere"))
+            .collect()
+    }
+}
