@@ -6,9 +6,9 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel::netlink::{Address, Kernel, LinkChange, Network};
 use kernel::netns::{self, Netns};
@@ -70,25 +70,25 @@ impl Bed {
         config
     }
 
+    /// A plugin on its way; to be called inside the node.
+    fn plugin(&self, command: &str, pod: &str, config: &Value) -> Child {
+        let mut child = Command::new(self.plugins.join(config["type"].as_str().unwrap()))
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", pod)
+            .env("CNI_NETNS", self.folder.join(pod))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", &self.plugins)
+            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+        child
+    }
+
     fn call(&self, command: &str, pod: &str, config: &Value) -> (Value, bool) {
-        let plugin = self.plugins.join(config["type"].as_str().unwrap());
-        let netns = self.folder.join(pod);
-        let run = || {
-            let mut child = Command::new(&plugin)
-                .env("CNI_COMMAND", command)
-                .env("CNI_CONTAINERID", pod)
-                .env("CNI_NETNS", &netns)
-                .env("CNI_IFNAME", "eth0")
-                .env("CNI_PATH", &self.plugins)
-                .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-            child.wait_with_output().unwrap()
-        };
-        let output = self.node.run(run).unwrap();
+        let output = self.node.run(|| self.plugin(command, pod, config).wait_with_output().unwrap()).unwrap();
         (serde_json::from_slice(&output.stdout).unwrap_or_default(), output.status.success())
     }
 
@@ -104,8 +104,9 @@ impl Bed {
             .run(|| {
                 let mut network = Kernel::open().unwrap();
                 let links: Vec<String> = network.links().unwrap().into_iter().map(|link| link.name).collect();
-                let elements = ["bosun-masquerade", "bosun-portmap"].map(|table| {
-                    let text = Nft.list(&format!("list table ip {table}")).unwrap_or_default();
+                let tables = ["ip bosun-masquerade", "ip6 bosun-masquerade", "ip bosun-portmap", "ip6 bosun-portmap"];
+                let elements = tables.map(|table| {
+                    let text = Nft.list(&format!("list table {table}")).unwrap_or_default();
                     text.matches("comment \"").count()
                         - text.matches("containers with").count()
                         - text.matches("own network").count()
@@ -380,4 +381,83 @@ fn hosts_ports_lead_into_the_pod() {
 fn bed_pod(bed: &Bed, name: &str, config: &Value) -> Value {
     bed.pod(name);
     config.clone()
+}
+
+/// The chain that a runtime runs: bridge, then portmap with the bridge's result.
+fn chain(bed: &Bed, command: &str, pod: &str, host_port: u16) -> Result<(), Value> {
+    let done = |(value, ok): (Value, bool)| if ok { Ok(value) } else { Err(value) };
+    let bridge = bed.config(&json!({"ipMasq": true, "cniVersion": "1.1.0"}));
+    let mut portmap = json!({"cniVersion": "1.1.0", "name": "pods", "type": "portmap",
+        "runtimeConfig": {"portMappings": [{"hostPort": host_port, "containerPort": 80, "protocol": "tcp"}]}});
+    if command == "ADD" {
+        portmap["prevResult"] = done(bed.call("ADD", pod, &bridge))?;
+        return done(bed.call("ADD", pod, &portmap)).map(drop);
+    }
+    done(bed.call(command, pod, &portmap))?;
+    done(bed.call(command, pod, &bridge)).map(drop)
+}
+
+#[test]
+fn many_at_once_leave_nothing() {
+    let Some(bed) = Bed::new("many at once", None) else { return };
+    bed.pod("first");
+    chain(&bed, "ADD", "first", 9000).unwrap();
+    let before = (bed.state(), bed.reserved());
+    let pods: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
+    pods.iter().for_each(|pod| drop(bed.pod(pod)));
+    for command in ["ADD", "DEL"] {
+        std::thread::scope(|scope| {
+            for (pod, port) in pods.iter().zip(10_000..) {
+                let bed = &bed;
+                scope.spawn(move || chain(bed, command, pod, port).unwrap());
+            }
+        });
+        if command == "ADD" {
+            assert_eq!(bed.reserved(), before.1 + 200, "two addresses each, none twice");
+        }
+    }
+    assert_eq!((bed.state(), bed.reserved()), before);
+}
+
+/// A plugin killed at any moment leaves what DEL removes, and, where no DEL comes, GC.
+#[test]
+fn a_killed_add_is_cleaned_up() {
+    let Some(bed) = Bed::new("killed ADD", None) else { return };
+    bed.pod("first");
+    chain(&bed, "ADD", "first", 9000).unwrap();
+    let before = (bed.state(), bed.reserved());
+    let bridge = bed.config(&json!({"ipMasq": true, "cniVersion": "1.1.0"}));
+    for (number, after) in (0..24).map(|number| (number, Duration::from_micros(500 * number))) {
+        let pod = format!("k{number}");
+        bed.pod(&pod);
+        let killed = || {
+            let mut child = bed.plugin("ADD", &pod, &bridge);
+            std::thread::sleep(after);
+            let _ = child.kill();
+            let _ = child.wait();
+        };
+        bed.node.run(killed).unwrap();
+        match number % 2 {
+            0 => drop(bed.must("DEL", &pod, &bridge)),
+            // A link without an alias has no owner that GC could read, but goes with its pod's namespace.
+            _ => netns::remove(bed.folder.join(&pod)).unwrap(),
+        }
+    }
+    bed.pod("lost");
+    chain(&bed, "ADD", "lost", 9001).unwrap();
+    // What a killed nft was about to do is done or not within a moment.
+    std::thread::sleep(Duration::from_millis(100));
+    for kind in ["portmap", "bridge"] {
+        let mut gc = bridge.clone();
+        gc["type"] = json!(kind);
+        gc["cni.dev/valid-attachments"] = json!([{"containerID": "first", "ifname": "eth0"}]);
+        bed.must("STATUS", "", &gc);
+        bed.must("GC", "", &gc);
+    }
+    // The kernel takes its time with namespaces.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while (bed.state(), bed.reserved()) != before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!((bed.state(), bed.reserved()), before);
 }

@@ -154,6 +154,10 @@ impl Plugin for Portmap {
         let Some(valid) = &call.config.valid_attachments else { return Ok(()) };
         remove(gone_owners(&call.config.name, valid))
     }
+
+    fn status(&self, call: &Call) -> Result<(), Error> {
+        config(call).map(drop)
+    }
 }
 
 /// Removes the elements of those owners, found by reading the table back: a repeated DEL must not take the port from
