@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Dns, Error, Success, VERSIONS, code, text};
@@ -167,16 +167,20 @@ pub struct RuntimeConfig {
     pub cgroup_path: String,
 }
 
+/// The aliases here and below are containerd's: its library writes capabilities under the names of Go's fields, and
+/// Go's reader does not tell the case of letters apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`; empty is `tcp`.
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     pub protocol: String,
     /// The node's address to listen on; empty is all.
-    #[serde(rename = "hostIP", default)]
+    #[serde(rename = "hostIP", default, alias = "HostIP")]
     pub host_ip: String,
 }
 
@@ -194,14 +198,20 @@ pub struct Bandwidth {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IpRange {
-    #[serde(with = "text")]
+    #[serde(with = "text", alias = "Subnet")]
     pub subnet: IpNetwork,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none", alias = "RangeStart")]
     pub range_start: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none", alias = "RangeEnd")]
     pub range_end: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none", alias = "Gateway")]
     pub gateway: Option<IpAddr>,
+}
+
+/// An address, where an empty text says that there is none.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 /// `CNI_ARGS`: `KEY=VALUE;KEY=VALUE`.
@@ -238,6 +248,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_containerd_hands_down_is_read() {
+        let port: PortMapping =
+            serde_json::from_value(json!({"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}))
+                .unwrap();
+        assert_eq!((port.host_port, port.container_port, port.protocol.as_str()), (8080, 80, "tcp"));
+        let range: IpRange = serde_json::from_value(
+            json!({"Subnet": "10.0.0.0/24", "RangeStart": "10.0.0.9", "RangeEnd": "", "Gateway": ""}),
+        )
+        .unwrap();
+        assert_eq!((range.range_start, range.range_end), ("10.0.0.9".parse().ok(), None));
+    }
 
     #[test]
     fn a_plugin_gets_only_what_its_capabilities_ask_for() {
