@@ -9,6 +9,7 @@ mod kubeconfig;
 mod node;
 mod relay;
 mod status;
+mod store;
 mod up;
 
 use std::ffi::OsString;
@@ -35,6 +36,9 @@ enum Command {
     /// Work with the images of a cluster's nodes
     #[command(subcommand)]
     Image(image::Command),
+    /// Copy the objects of a cluster, and put them back
+    #[command(subcommand)]
+    Store(store::Command),
     #[command(flatten)]
     Daemon(daemons::Daemon),
     /// PID 1 of a node: started by `up`
@@ -92,6 +96,7 @@ fn alone(command: Command) -> anyhow::Result<()> {
         Command::Down(options) => down::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Image(command) => image::run(&command),
+        Command::Store(command) => store::run(&command),
         Command::Daemon(daemon) => daemons::run(vec![daemon]),
         Command::Node(options) => node::run(&options),
         Command::NodeImages(options) => node::images::run(&options),

@@ -183,7 +183,8 @@ pub(crate) fn qualified(resource: &Resource) -> String {
 pub(crate) fn from_store(error: store::Error) -> Status {
     match error {
         store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided watch is too old."),
-        store::Error::Full(_) | store::Error::Closed => Status::unavailable(error.to_string()),
+        store::Error::Full(_) => Status::new(507, "InsufficientStorage", error.to_string()),
+        store::Error::Closed => Status::unavailable(error.to_string()),
         _ => Status::internal(error),
     }
 }

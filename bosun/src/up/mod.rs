@@ -16,6 +16,7 @@ use anyhow::Context;
 use kernel::process::{Identity, Signal, Signals};
 
 pub use options::Options;
+pub use wait::client;
 
 use crate::cluster::{Cluster, Lock, all};
 use crate::{checks, down, kubeconfig, node};

@@ -37,7 +37,11 @@ pub fn until_ready(cluster: &Cluster, patience: Duration, signals: &Signals) -> 
     }
 }
 
-async fn client(cluster: &Cluster) -> anyhow::Result<kube::Client> {
+/// A client with all rights, for requests that are short.
+///
+/// # Errors
+/// Where the administrator's kubeconfig cannot be used.
+pub async fn client(cluster: &Cluster) -> anyhow::Result<kube::Client> {
     let file = cluster.paths().kubeconfig("admin");
     let config = Kubeconfig::read_from(&file).with_context(|| format!("read {}", file.display()))?;
     let mut config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;

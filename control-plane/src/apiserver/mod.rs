@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::ports::Ports;
 use crate::registry::Registry;
 use crate::server::{Config, Server};
-use crate::store::{Embedded, Revision, Store};
+use crate::store::{self, Embedded, Revision, Store};
 use crate::token::{Keys, Tokens};
 use crate::{admission, authn, authz, registry, reviews, stream};
 
@@ -167,10 +167,10 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     bootstrap::run(&server).await.context("store what must be there from the start")?;
     server.ready.store(true, Ordering::Release);
     tracing::info!(%address, revision = server.store.revision(), "serving the API");
-    stop.stopped().await;
+    let kept = beside.await.context("the store's upkeep panicked")?;
     server.stop.stop();
     serving.await.context("the listener panicked")?;
-    beside.await.context("the store's upkeep panicked")
+    kept.context("the store gave up")
 }
 
 /// How often expired keys are looked for, watches are told how far they are, and history is dropped.
@@ -178,8 +178,11 @@ const EXPIRE: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_secs(10);
 const COMPACT: Duration = Duration::from_secs(5 * 60);
 
-/// The store's upkeep. History is kept for one to two periods of compaction.
-async fn keep(server: Arc<Server>) {
+/// The store's upkeep until the server stops. History is kept for one to two periods of compaction.
+///
+/// # Errors
+/// Where the store is closed: a new process may open it again.
+async fn keep(server: Arc<Server>) -> Result<(), store::Error> {
     let ticker = |period| {
         let mut ticker = interval(period);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,8 +195,10 @@ async fn keep(server: Arc<Server>) {
     loop {
         tokio::select! {
             _ = expire.tick() => {
-                if let Err(error) = server.store.expire(server.now().unsigned_abs()).await {
-                    tracing::error!(%error, "expired objects stay");
+                match server.store.expire(server.now().unsigned_abs()).await {
+                    Ok(_) => {}
+                    Err(error @ store::Error::Closed) => return Err(error),
+                    Err(error) => tracing::error!(%error, "expired objects stay"),
                 }
             }
             _ = progress.tick() => server.store.progress(),
@@ -204,8 +209,9 @@ async fn keep(server: Arc<Server>) {
                     tracing::error!(%error, "old revisions stay");
                 }
                 mark = server.store.revision();
+                kernel::process::give_memory_back();
             }
-            () = server.stop.stopped() => return,
+            () = server.stop.stopped() => return Ok(()),
         }
     }
 }

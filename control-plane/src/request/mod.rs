@@ -11,6 +11,7 @@ mod openapi;
 mod path;
 mod query;
 mod read;
+mod store;
 mod streaming;
 mod table;
 #[cfg(test)]
@@ -104,6 +105,7 @@ async fn answer(
         Route::OpenApi(path) => openapi::document(&asked, &path),
         Route::Health { endpoint, check } => Ok(health::answer(&asked, endpoint, &check).await),
         Route::ServerVersion => Ok(body::answer(200, "application/json", health::version())),
+        Route::Store => store::answer(&asked, body).await,
         Route::Metrics => metrics::answer(server),
         Route::Root => discovery::root(&asked),
         Route::Unknown | Route::CustomResources => match server.ports.answerer.published(server, asked.head.uri.path())

@@ -32,6 +32,8 @@ pub enum Route {
     },
     /// `/version`
     ServerVersion,
+    /// `/bosun/store`
+    Store,
     /// `/metrics`
     Metrics,
     /// `/`
@@ -73,6 +75,7 @@ pub fn route(registry: &Registry, path: &str) -> Route {
         ["livez", check @ ..] => Route::Health { endpoint: "livez", check: check.join("/") },
         ["readyz", check @ ..] => Route::Health { endpoint: "readyz", check: check.join("/") },
         ["version"] => Route::ServerVersion,
+        ["bosun", "store"] => Route::Store,
         ["metrics"] => Route::Metrics,
         _ => Route::Unknown,
     }

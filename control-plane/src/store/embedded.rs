@@ -53,6 +53,7 @@ struct Watchers {
 
 /// What readers and the writer share.
 pub(super) struct Shared {
+    pub dir: PathBuf,
     pub db: Database,
     pub index: RwLock<Index>,
     watchers: Mutex<Watchers>,
@@ -169,10 +170,7 @@ fn entry(log: &impl ReadableTable<Place, &'static [u8]>, key: Arc<str>, version:
 }
 
 pub(super) fn engine(action: &'static str, error: impl Into<redb::Error>) -> Error {
-    match error.into() {
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => Error::Full(e.to_string()),
-        e => Error::Engine { action, why: e.to_string() },
-    }
+    Error::Engine { action, why: error.into().to_string() }
 }
 
 /// The embedded store. Closing (drop) waits for the writer.
@@ -197,12 +195,13 @@ impl Embedded {
             why: why.to_string(),
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| failed("create", &e))?;
+        snapshot::install(dir)?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let db = builder.create(&path).map_err(|e| failed("open", &e))?;
         let index = prepare(&db, &path)?;
         let watchers = Mutex::new(Watchers { dispatched: index.revision, all: Vec::new() });
-        let shared = Arc::new(Shared { db, index: RwLock::new(index), watchers });
+        let shared = Arc::new(Shared { dir: dir.into(), db, index: RwLock::new(index), watchers });
         let (messages, inbox) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("store-writer".into());
         let writer = {
@@ -357,6 +356,14 @@ impl Store for Embedded {
             Ok(revision)
         })
         .boxed()
+    }
+
+    fn folder(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    fn restore(&self, file: PathBuf) -> BoxFuture<'_, Result<(), Error>> {
+        self.aside(move |shared| snapshot::stage(&file, &shared.dir)).boxed()
     }
 }
 

@@ -72,7 +72,8 @@ impl Index {
             Some((known, _)) => known.clone(),
             None => key.into(),
         };
-        let versions = self.keys.entry(key.clone()).or_default();
+        // Most keys have one version most of the time.
+        let versions = self.keys.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
         if let Some(last) = versions.last().filter(|v| v.expires != 0) {
             self.expiring.remove(&(last.expires, key.clone()));
         }
@@ -100,6 +101,7 @@ impl Index {
                 Some(last) => last,
             };
             freed.extend(versions.drain(..keep).map(|v| v.place));
+            versions.shrink_to_fit();
             !versions.is_empty()
         });
         freed.sort_unstable();

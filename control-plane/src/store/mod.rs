@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 pub use embedded::Embedded;
-pub use snapshot::restore;
+pub use snapshot::stage;
 
 /// The store's clock: counted up by each transaction that writes. The first is 1.
 pub type Revision = u64;
@@ -201,4 +201,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Where the file exists or cannot be written.
     fn snapshot(&self, path: std::path::PathBuf) -> BoxFuture<'_, Result<Revision, Error>>;
+
+    /// A folder for files on their way in or out.
+    fn folder(&self) -> &std::path::Path;
+
+    /// Has the store begin with this snapshot, a file in [`Store::folder`], when it is opened the next time.
+    ///
+    /// # Errors
+    /// Where it is no snapshot, or one of another schema.
+    fn restore(&self, snapshot: std::path::PathBuf) -> BoxFuture<'_, Result<(), Error>>;
 }

@@ -126,12 +126,16 @@ async fn a_snapshot_is_a_store() {
     let revision = write(&store, vec![put("/a", "1")]).await;
     let file = dir.path().join("snapshot");
     assert_eq!(store.snapshot(file.clone()).await, Ok(revision));
-    write(&store, vec![put("/a", "2")]).await;
-    restore(&file, &dir.path().join("two")).unwrap();
-    assert!(restore(&file, &dir.path().join("two")).is_err());
-    let restored = Embedded::open(&dir.path().join("two")).unwrap();
+    let seen = write(&store, vec![put("/a", "2")]).await;
+    drop(store);
+    stage(&file, &dir.path().join("one")).unwrap();
+    let restored = Embedded::open(&dir.path().join("one")).unwrap();
     assert_eq!(state(&restored, "/", None).await, pairs(&[("/a", "1")]));
-    assert_eq!(restored.revision(), revision);
+    assert_eq!(restored.revision(), seen + 1, "clients never see a revision twice");
+    let resumed = restored.watch("/".into(), seen).await;
+    assert!(matches!(resumed, Err(Error::Compacted { .. })), "watches begin anew");
+    std::fs::write(&file, "no snapshot").unwrap();
+    assert!(stage(&file, &dir.path().join("two")).is_err());
 }
 
 #[test]

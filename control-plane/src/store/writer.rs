@@ -20,6 +20,12 @@ const BATCH: usize = 256;
 /// How many log entries a compaction removes in one commit.
 const SWEEP: usize = 4096;
 
+/// Space on the disk that is left alone: the engine cannot go on after a write that found none.
+const RESERVE: u64 = 16 << 20;
+
+/// Deletions make room and may go further.
+const RESERVE_FOR_DELETIONS: u64 = RESERVE / 2;
+
 /// How many keys expire in one transaction.
 const EXPIRE: usize = 256;
 
@@ -61,12 +67,34 @@ pub(super) fn run(shared: &Shared, mut messages: mpsc::Receiver<Message>) {
                 answers.into_iter().for_each(|answer| {
                     let _ = answer.send(Err(error.clone()));
                 });
+                if !matches!(error, Error::Full(_)) {
+                    // The engine refuses all that follows until it is opened again, which is for a new process.
+                    return;
+                }
             }
         }
     }
 }
 
+/// Refuses what may not fit.
+fn check_space(shared: &Shared, txns: &[Txn]) -> Result<(), Error> {
+    let is_deletion = |op: &Op| matches!(op, Op::Delete { .. });
+    let only_deletions = txns.iter().flat_map(|txn| &txn.ops).all(is_deletion);
+    let reserve = if only_deletions { RESERVE_FOR_DELETIONS } else { RESERVE };
+    // Where the disk does not say, the write itself will tell.
+    match kernel::mount::space(&shared.dir) {
+        Ok(space) if space.available < reserve => Err(Error::Full(format!(
+            "{} has {} KiB left, and {} KiB are kept free: make room on that disk",
+            shared.dir.display(),
+            space.available >> 10,
+            reserve >> 10
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn commit(shared: &Shared, txns: &[Txn]) -> Result<Vec<Outcome>, Error> {
+    check_space(shared, txns)?;
     let write = shared.db.begin_write().map_err(|e| engine("begin a write of", e))?;
     let mut batch = Batch { shared, revision: shared.read().revision, pending: HashMap::new(), written: Vec::new() };
     let outcomes = {

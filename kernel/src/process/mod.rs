@@ -17,6 +17,15 @@ pub use namespaces::{Namespaces, inherit, isolate, listener, set_hostname};
 pub use nix::sys::signal::Signal;
 pub use signals::{Signals, unblocked};
 
+/// Gives freed memory back to the kernel. The C library keeps what a burst of work used, for the next.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointers and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
