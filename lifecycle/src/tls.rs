@@ -1,12 +1,15 @@
 //! TLS for servers and clients: who shows which certificate, and whom each trusts. TLS 1.3 and 1.2.
 
-use crate::pki::Identity;
+use crate::pki::{Identity, PkiError};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -18,6 +21,8 @@ pub enum TlsError {
     NoAuthority,
     #[error("certificate and key: {0}")]
     Rejected(#[from] rustls::Error),
+    #[error(transparent)]
+    Read(#[from] PkiError),
     #[error("the bundle of authorities: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
@@ -39,6 +44,27 @@ pub enum ServerTrust<'a> {
 /// # Errors
 /// Where the PEM cannot be read or the key does not fit the certificate.
 pub fn server_config(identity: &Identity, client_authorities: Option<&str>) -> Result<ServerConfig, TlsError> {
+    let own = certified(identity, &provider())?;
+    server_that_shows(Arc::new(SingleCertAndKey::from(own)), client_authorities)
+}
+
+/// As `server_config`, for a certificate and a key in files: when these change, the next handshake shows what is in them
+/// then. Where that is no pair, as between the writing of one and of the other, the last good pair is shown.
+///
+/// # Errors
+/// As `server_config`, and where a file cannot be read.
+pub fn reloading_server_config(
+    cert: &Path,
+    key: &Path,
+    client_authorities: Option<&str>,
+) -> Result<ServerConfig, TlsError> {
+    server_that_shows(Arc::new(Reloading::open(cert, key)?), client_authorities)
+}
+
+fn server_that_shows(
+    own: Arc<dyn ResolvesServerCert>,
+    client_authorities: Option<&str>,
+) -> Result<ServerConfig, TlsError> {
     let provider = provider();
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(rustls::DEFAULT_VERSIONS)?;
@@ -51,7 +77,7 @@ pub fn server_config(identity: &Identity, client_authorities: Option<&str>) -> R
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain(&identity.cert_pem)?, key(&identity.key_pem)?)?;
+    let mut config = builder.with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -81,6 +107,10 @@ fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
 }
 
+fn certified(identity: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    Ok(CertifiedKey::from_der(chain(&identity.cert_pem)?, key(&identity.key_pem)?, provider)?)
+}
+
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(TlsError::Certificate)
 }
@@ -98,6 +128,54 @@ fn roots(pem: &str) -> Result<RootCertStore, TlsError> {
         return Err(TlsError::NoAuthority);
     }
     Ok(store)
+}
+
+/// When the certificate's and the key's file were last changed, where they are there.
+type Changed = [Option<SystemTime>; 2];
+
+/// A pair in files, read again when one of them changes.
+#[derive(Debug)]
+struct Reloading {
+    cert: PathBuf,
+    key: PathBuf,
+    provider: Arc<CryptoProvider>,
+    last: Mutex<(Changed, Arc<CertifiedKey>)>,
+}
+
+impl Reloading {
+    fn open(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let provider = provider();
+        // The times first: a change while the files are read is seen at the next handshake.
+        let changed = changed(cert, key);
+        let pair = Arc::new(certified(&Identity::load(cert, key)?, &provider)?);
+        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), provider, last: Mutex::new((changed, pair)) })
+    }
+
+    fn pair(&self) -> Arc<CertifiedKey> {
+        let changed = changed(&self.cert, &self.key);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != changed {
+            last.0 = changed;
+            let read = Identity::load(&self.cert, &self.key).map_err(TlsError::from);
+            match read.and_then(|identity| certified(&identity, &self.provider)) {
+                Ok(pair) => last.1 = Arc::new(pair),
+                Err(error) => {
+                    tracing::warn!(cert = %self.cert.display(), %error, "a changed certificate is not taken up");
+                }
+            }
+        }
+        last.1.clone()
+    }
+}
+
+impl ResolvesServerCert for Reloading {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.pair())
+    }
+}
+
+fn changed(cert: &Path, key: &Path) -> Changed {
+    [cert, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
 }
 
 /// Asks a server for the key to its certificate and for nothing more.
@@ -183,6 +261,26 @@ mod tests {
         assert_eq!(handshake(server(&ca), client_config(trust, Some(&ours)).unwrap()).unwrap(), 1);
         assert_eq!(handshake(server(&ca), client_config(trust, None).unwrap()).unwrap(), 0);
         assert!(handshake(server(&ca), client_config(trust, Some(&theirs)).unwrap()).is_err());
+    }
+
+    #[test]
+    fn changed_files_are_shown_once_they_are_a_pair() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        let (first, second) = (Ca::create("first").unwrap(), Ca::create("second").unwrap());
+        let issue = |ca: &Ca| ca.issue(&Subject::server("s", &[], &["10.96.0.1".parse().unwrap()])).unwrap();
+        issue(&first).save(&cert, &key).unwrap();
+        let server = reloading_server_config(&cert, &key, None).unwrap();
+        let shown = |by: &Ca| {
+            let trust = ServerTrust::Authority(by.cert_pem());
+            handshake(server.clone(), client_config(trust, None).unwrap()).is_ok()
+        };
+        assert!(shown(&first));
+        let next = issue(&second);
+        crate::file::write_atomic(&key, next.key_pem.as_bytes(), 0o600).unwrap();
+        assert!(shown(&first), "a key without its certificate is not taken up");
+        next.save(&cert, &key).unwrap();
+        assert!(shown(&second) && !shown(&first));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the programs under test, BOSUN_CLUSTER a running cluster to use for the cases that share one.
 
 mod cluster;
+mod controllers;
 mod layers;
 mod nodes;
 mod objects;
@@ -35,6 +36,10 @@ const SHARED: &[(&str, Story)] = &[
     ("workloads-scale", workloads::scale),
     ("workloads-restarts", workloads::restarts),
     ("workloads-missing-image", workloads::missing_image),
+    ("controllers-cascade", controllers::cascade),
+    ("controllers-deployment", controllers::deployment_modes),
+    ("controllers-namespace", controllers::namespace),
+    ("controllers-endpoints", controllers::endpoints),
     ("streams-logs", streams::logs),
     ("streams-exec", streams::exec),
     ("streams-resize", streams::resize),

@@ -4,7 +4,7 @@ use super::Images;
 use crate::config::Config;
 use crate::event::Kind;
 use crate::pod::Context;
-use cri::v1::{ImageFsInfoRequest, ListContainersRequest, ListImagesRequest, RemoveImageRequest};
+use cri::v1::{ImageFsInfoRequest, ListContainersRequest, ListImagesRequest, RemoveImageRequest, StatusRequest};
 use lifecycle::Stop;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -79,9 +79,12 @@ pub async fn collect(ctx: &Context, stop: Stop) {
 async fn note(ctx: &Context, seen: &mut HashMap<String, Seen>) -> Option<Vec<Idle>> {
     let images = ctx.runtime.list_images(ListImagesRequest::default()).await.ok()?.images;
     let containers = ctx.runtime.list_containers(ListContainersRequest::default()).await.ok()?.containers;
+    let sandbox =
+        ctx.runtime.status(StatusRequest { verbose: true }).await.ok()?.info.get("config").and_then(sandbox_image);
     let used: HashSet<String> = containers
         .into_iter()
         .flat_map(|container| [container.image_ref, container.image.map(|image| image.image).unwrap_or_default()])
+        .chain(sandbox)
         .collect();
     let now = Instant::now();
     seen.retain(|id, _| images.iter().any(|image| &image.id == id));
@@ -97,6 +100,13 @@ async fn note(ctx: &Context, seen: &mut HashMap<String, Seen>) -> Option<Vec<Idl
         }
     }
     Some(idle)
+}
+
+/// The image of every sandbox, as containerd tells its configuration. No container names it, and containerd before 1.7
+/// does not say that it is pinned: without it no pod would start again.
+fn sandbox_image(config: &String) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    config.get("sandboxImage")?.as_str().map(str::to_owned)
 }
 
 async fn remove(ctx: &Context, images: &Images, chosen: Vec<String>, surplus: u64) {
@@ -143,5 +153,12 @@ mod tests {
     fn nothing_is_surplus_below_the_high_threshold() {
         assert_eq!(surplus(100, 16, &Config::default()), 0);
         assert_eq!(surplus(100, 10, &Config::default()), 10);
+    }
+
+    #[test]
+    fn the_sandboxes_image_is_known() {
+        let config = r#"{"containerd": {"snapshotter": "overlayfs"}, "sandboxImage": "registry.k8s.io/pause:3.10"}"#;
+        assert_eq!(sandbox_image(&config.into()).as_deref(), Some("registry.k8s.io/pause:3.10"));
+        assert_eq!(sandbox_image(&r#"{"cdiSpecDirs": []}"#.into()), None);
     }
 }

@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use lifecycle::Stop;
 use lifecycle::pki::{Identity, PkiError, Subject};
-use lifecycle::tls::{TlsError, server_config};
+use lifecycle::tls::{TlsError, reloading_server_config};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -78,29 +78,33 @@ pub enum ServerError {
     Listen { address: SocketAddr, source: io::Error },
 }
 
-/// The server's certificate: the files that the configuration names, or `kubelet.crt` and `kubelet.key` in `cert_dir`,
-/// which are made (the server vouches for itself) where they are missing.
+/// The files of the server's certificate and key: those that the configuration names, or `kubelet.crt` and `kubelet.key`
+/// in `cert_dir`, which are made (the server vouches for itself) where they are missing.
 ///
 /// # Errors
-/// Where a file cannot be read or written.
-pub fn serving_identity(config: &Config, cert_dir: &Path, name: &str, ips: &[IpAddr]) -> Result<Identity, PkiError> {
+/// Where a file cannot be written.
+pub fn serving_files(config: &Config, cert_dir: &Path, name: &str, ips: &[IpAddr]) -> Result<PairFiles, PkiError> {
     if let (Some(cert), Some(key)) = (&config.tls_cert_file, &config.tls_private_key_file) {
-        return Identity::load(cert, key);
+        return Ok(PairFiles { cert: cert.clone(), key: key.clone() });
     }
     let (cert, key) = (cert_dir.join("kubelet.crt"), cert_dir.join("kubelet.key"));
-    if cert.exists() && key.exists() {
-        return Identity::load(&cert, &key);
+    if !(cert.exists() && key.exists()) {
+        Identity::self_signed(&Subject::server(name, &[name.to_owned()], ips))?.save(&cert, &key)?;
     }
-    let identity = Identity::self_signed(&Subject::server(name, &[name.to_owned()], ips))?;
-    identity.save(&cert, &key)?;
-    Ok(identity)
+    Ok(PairFiles { cert, key })
+}
+
+/// Where a certificate and its key are.
+pub struct PairFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Serves port 10250 until `stop`.
 ///
 /// # Errors
 /// Where the certificate or the client authority is unusable.
-pub async fn serve(parts: Parts, listener: TcpListener, identity: &Identity, stop: Stop) -> Result<(), ServerError> {
+pub async fn serve(parts: Parts, listener: TcpListener, own: &PairFiles, stop: Stop) -> Result<(), ServerError> {
     let authority = match &parts.config.authentication.x509.client_ca_file {
         Some(path) => {
             let read = std::fs::read_to_string(path);
@@ -108,7 +112,8 @@ pub async fn serve(parts: Parts, listener: TcpListener, identity: &Identity, sto
         }
         None => None,
     };
-    let acceptor = TlsAcceptor::from(Arc::new(server_config(identity, authority.as_deref())?));
+    let config = reloading_server_config(&own.cert, &own.key, authority.as_deref())?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let server = Arc::new(Server::new(parts));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Some((stream, place)) = accept(&listener, &places, &stop).await {

@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lifecycle::Stop;
-use lifecycle::pki::Identity;
 use tokio::net::TcpListener;
 
-use super::{Health, Parts, ServerError, serve, serve_healthz, serving_identity};
+use super::{Health, PairFiles, Parts, ServerError, serve, serve_healthz, serving_files};
 use crate::log::{Rotation, run_rotation};
 use crate::options::Options;
 use crate::pod::{Context, Pods};
@@ -18,7 +17,7 @@ use crate::stats::{Places, Stats};
 pub struct Daemon {
     parts: Parts,
     listener: TcpListener,
-    identity: Identity,
+    own: PairFiles,
     healthz: Option<TcpListener>,
     rotation: Rotation,
 }
@@ -30,7 +29,7 @@ impl Daemon {
     /// Where a port is taken or the certificate unusable.
     pub async fn bind(ctx: &Context, pods: Arc<dyn Pods>, options: &Options) -> Result<Self, ServerError> {
         let config = &ctx.config;
-        let identity = serving_identity(config, &options.cert_dir, &ctx.host.node_name, &ctx.host.ips)?;
+        let own = serving_files(config, &options.cert_dir, &ctx.host.node_name, &ctx.host.ips)?;
         let listener = listen(SocketAddr::new(config.address, config.port)).await?;
         let healthz = match config.healthz_port {
             0 => None,
@@ -53,7 +52,7 @@ impl Daemon {
             max_files: config.container_log_max_files,
             interval: config.container_log_monitor_interval,
         };
-        Ok(Self { parts, listener, identity, healthz, rotation })
+        Ok(Self { parts, listener, own, healthz, rotation })
     }
 
     /// Serves, and rotates logs, until `stop`.
@@ -66,12 +65,13 @@ impl Daemon {
             if let Some(listener) = self.healthz {
                 serve_healthz(listener, health, stop.clone()).await;
             }
+            Ok(())
         };
         let logs = self.parts.config.pod_logs_dir.clone();
-        let rotation = run_rotation(logs, self.rotation, self.parts.runtime.clone(), stop.clone());
-        let (served, (), ()) =
-            tokio::join!(serve(self.parts, self.listener, &self.identity, stop.clone()), healthz, rotation);
-        served
+        let runtime = self.parts.runtime.clone();
+        let rotation = async { Ok(run_rotation(logs, self.rotation, runtime, stop.clone()).await) };
+        tokio::try_join!(serve(self.parts, self.listener, &self.own, stop.clone()), healthz, rotation)?;
+        Ok(())
     }
 }
 

@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use lifecycle::pki::Identity;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -36,10 +35,10 @@ const PING: Duration = Duration::from_secs(30);
 
 pub(super) fn tls(options: &Options) -> anyhow::Result<TlsAcceptor> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
-    let identity = Identity::load(&options.tls_cert_file, &options.tls_private_key_file)?;
     let authorities = options.client_ca_file.as_deref().map(read).transpose()?;
-    let config = lifecycle::tls::server_config(&identity, authorities.as_deref())
-        .with_context(|| format!("use {}", options.tls_cert_file.display()))?;
+    let (cert, key) = (&options.tls_cert_file, &options.tls_private_key_file);
+    let config = lifecycle::tls::reloading_server_config(cert, key, authorities.as_deref())
+        .with_context(|| format!("use {}", cert.display()))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -183,11 +183,11 @@ impl Bed {
             stats: Arc::new(Stats::new(pods, cgroups, runtime, places)),
             health: Arc::new(|| Ok(())),
         };
-        let identity = serving_identity(&parts.config, &dir, "n1", &[]).unwrap();
+        let own = serving_files(&parts.config, &dir, "n1", &[]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), Stop::new());
         let told = stop.clone();
-        tokio::spawn(async move { serve(parts, listener, &identity, told).await.unwrap() });
+        tokio::spawn(async move { serve(parts, listener, &own, told).await.unwrap() });
         Self { address, ca, reviews, stop, dir }
     }
 
