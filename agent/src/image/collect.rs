@@ -79,8 +79,14 @@ pub async fn collect(ctx: &Context, stop: Stop) {
 async fn note(ctx: &Context, seen: &mut HashMap<String, Seen>) -> Option<Vec<Idle>> {
     let images = ctx.runtime.list_images(ListImagesRequest::default()).await.ok()?.images;
     let containers = ctx.runtime.list_containers(ListContainersRequest::default()).await.ok()?.containers;
-    let sandbox =
-        ctx.runtime.status(StatusRequest { verbose: true }).await.ok()?.info.get("config").and_then(sandbox_image);
+    let sandbox = ctx
+        .runtime
+        .status(StatusRequest { verbose: true })
+        .await
+        .ok()?
+        .info
+        .get("config")
+        .and_then(|config| sandbox_image(config));
     let used: HashSet<String> = containers
         .into_iter()
         .flat_map(|container| [container.image_ref, container.image.map(|image| image.image).unwrap_or_default()])
@@ -104,7 +110,7 @@ async fn note(ctx: &Context, seen: &mut HashMap<String, Seen>) -> Option<Vec<Idl
 
 /// The image of every sandbox, as containerd tells its configuration. No container names it, and containerd before 1.7
 /// does not say that it is pinned: without it no pod would start again.
-fn sandbox_image(config: &String) -> Option<String> {
+fn sandbox_image(config: &str) -> Option<String> {
     let config: serde_json::Value = serde_json::from_str(config).ok()?;
     config.get("sandboxImage")?.as_str().map(str::to_owned)
 }
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn the_sandboxes_image_is_known() {
         let config = r#"{"containerd": {"snapshotter": "overlayfs"}, "sandboxImage": "registry.k8s.io/pause:3.10"}"#;
-        assert_eq!(sandbox_image(&config.into()).as_deref(), Some("registry.k8s.io/pause:3.10"));
-        assert_eq!(sandbox_image(&r#"{"cdiSpecDirs": []}"#.into()), None);
+        assert_eq!(sandbox_image(config).as_deref(), Some("registry.k8s.io/pause:3.10"));
+        assert_eq!(sandbox_image(r#"{"cdiSpecDirs": []}"#), None);
     }
 }

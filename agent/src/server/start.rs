@@ -69,7 +69,10 @@ impl Daemon {
         };
         let logs = self.parts.config.pod_logs_dir.clone();
         let runtime = self.parts.runtime.clone();
-        let rotation = async { Ok(run_rotation(logs, self.rotation, runtime, stop.clone()).await) };
+        let rotation = async {
+            run_rotation(logs, self.rotation, runtime, stop.clone()).await;
+            Ok(())
+        };
         tokio::try_join!(serve(self.parts, self.listener, &self.own, stop.clone()), healthz, rotation)?;
         Ok(())
     }
