@@ -204,7 +204,11 @@ impl Worker {
                 self.metrics.synced(took, &triggers);
                 self.health.synced();
                 match step {
-                    Step::Full { services } => tracing::info!("wrote the table with {services} services in {took:?}"),
+                    Step::Full { services } => {
+                        tracing::info!("wrote the table with {services} services in {took:?}");
+                        // The lists of the watches and the text of the whole table are done with.
+                        kernel::process::give_back_memory();
+                    }
                     step => tracing::debug!("{step:?} in {took:?}"),
                 }
                 true

@@ -141,3 +141,11 @@ pub fn feed(words: &[String], write: impl FnOnce(&mut dyn io::Write) -> io::Resu
     }
     wrote.map_err(start)
 }
+/// Gives memory that is free inside this process back to the machine: for after a rare step that needed much of it.
+pub fn give_back_memory() {
+    // SAFETY: malloc_trim(3) takes a number and touches only free memory, under the allocator's own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

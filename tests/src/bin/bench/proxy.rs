@@ -51,13 +51,26 @@ pub async fn endpoint(kubeconfig: &Path, changes: usize) -> anyhow::Result<Value
     let client = client(kubeconfig).await?;
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/s-0");
     let mut watch = Monitor::start()?;
+    let patch = async |fresh: &str| {
+        let body = json!({"endpoints": slice("s-0", &[address(0, 0), fresh.to_owned()])["endpoints"]});
+        send(&client, "PATCH", &path, "application/json", &body).await.map(drop)
+    };
+    // nft reads the whole table before it begins to watch, and says nothing when it does: changes until one is seen.
+    for round in 1..=20 {
+        let fresh = format!("10.201.0.{round}");
+        patch(&fresh).await?;
+        match watch.wait_for(&fresh, Instant::now(), Duration::from_secs(2)) {
+            Err(error) if round == 20 => return Err(error),
+            Err(_) => {}
+            Ok(_) => break,
+        }
+    }
     let mut samples = Vec::new();
     for change in 0..changes {
         let fresh = format!("10.200.{}.{}", change / 250, change % 250 + 1);
-        let body = json!({"endpoints": slice("s-0", &[address(0, 0), fresh.clone()])["endpoints"]});
         let begin = Instant::now();
-        send(&client, "PATCH", &path, "application/json", &body).await?;
-        samples.push(watch.wait_for(&fresh, begin)?);
+        patch(&fresh).await?;
+        samples.push(watch.wait_for(&fresh, begin, Duration::from_secs(30))?);
         tokio::time::sleep(Duration::from_millis(1500)).await; // past a proxy's minimum between two syncs
     }
     Ok(json!({"changed_endpoint": spread(&mut samples)}))
@@ -86,16 +99,15 @@ impl Monitor {
                 }
             }
         });
-        std::thread::sleep(Duration::from_millis(500));
         Ok(Self { child, lines })
     }
 
-    fn wait_for(&mut self, text: &str, begin: Instant) -> anyhow::Result<Duration> {
+    fn wait_for(&mut self, text: &str, begin: Instant, patience: Duration) -> anyhow::Result<Duration> {
         loop {
             let (at, line) = self
                 .lines
-                .recv_timeout(Duration::from_secs(30))
-                .with_context(|| format!("no rule names {text} 30 s after the change"))?;
+                .recv_timeout(patience)
+                .with_context(|| format!("no rule names {text} {patience:?} after the change"))?;
             if line.contains(text) {
                 return Ok(at.duration_since(begin));
             }
