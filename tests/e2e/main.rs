@@ -57,6 +57,7 @@ const SHARED: &[(&str, Story)] = &[
     ("nodes-taint", nodes::taint),
     ("nodes-drain", nodes::drain),
     ("registry-pull", registry::pull),
+    ("registry-private", registry::private),
     ("registry-load", registry::load),
 ];
 
@@ -66,8 +67,9 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-bad-input", cluster::bad_input),
     ("cluster-up-down", cluster::up_and_down_leave_nothing),
     ("cluster-two", cluster::two_beside_each_other),
-    ("cluster-egress", cluster::egress_rules_come_and_go),
+    ("cluster-egress", cluster::egress_comes_and_goes),
     ("cluster-resume", cluster::power_cut),
+    ("registry-config", registry::by_configuration),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
     ("upstream-node", upstream::node),

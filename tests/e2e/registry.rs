@@ -17,7 +17,7 @@ pub fn busybox(cluster: &Cluster) -> Option<String> {
         return None;
     };
     let name = "tests.local/busybox:1";
-    let links = ["bin/sh", "bin/tar", "bin/cat", "bin/sleep", "bin/stty"];
+    let links = ["bin/sh", "bin/tar", "bin/cat", "bin/sleep", "bin/stty", "bin/wget"];
     let image = Image { names: &[name], path: "bin/busybox", program: &program, links: &links, user: "", ports: &[] };
     load_bytes(cluster, &build(&image));
     Some(name.to_owned())
@@ -45,43 +45,112 @@ pub fn load(kubectl: &Kubectl<'_>) {
 }
 
 /// Debian's docker-registry on the host's loopback, on a port of its own.
-fn registry(folder: &Path) -> (u16, Running) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = folder.join("registry.yaml");
-    let store = folder.join("registry");
-    let text = format!(
-        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
-        store.display()
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new("docker-registry");
-    command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
-    let running = Running(command.spawn().expect("apt-get install docker-registry"));
-    let url = format!("http://127.0.0.1:{port}/v2/");
-    eventually("the registry to serve", Duration::from_secs(10), || {
-        output("curl", &["-sf", &url]).status.success().then_some(())
+struct Registry {
+    port: u16,
+    _process: Running,
+}
+
+/// Who may use a private registry.
+const USER: &str = "captain:hunter2";
+const HTPASSWD: &str = "captain:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+
+impl Registry {
+    /// A private one asks for USER.
+    fn start(folder: &Path, is_private: bool) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let file = |name: &str| folder.join(format!("registry-{port}-{name}"));
+        let mut config = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            file("store").display()
+        );
+        if is_private {
+            fs::write(file("htpasswd"), HTPASSWD).unwrap();
+            config += &format!("auth: {{htpasswd: {{realm: ship, path: {}}}}}\n", file("htpasswd").display());
+        }
+        fs::write(file("config"), config).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(file("config")).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Running(command.spawn().expect("apt-get install docker-registry"));
+        let url = format!("http://127.0.0.1:{port}/v2/");
+        eventually("the registry to serve", Duration::from_secs(10), || {
+            output("curl", &["-sf", "-u", USER, &url]).status.success().then_some(())
+        });
+        Self { port, _process: process }
+    }
+
+    /// Pushes the echo image from the node's store, where it does not stay under the name returned.
+    fn with_echo(&self, cluster: &Cluster, repository: &str) -> String {
+        let name = format!("127.0.0.1:{}/{repository}", self.port);
+        let socket = format!("/proc/{}/root/run/containerd/containerd.sock", cluster.init());
+        let ctr = |words: &[&str]| {
+            let output = output("ctr", &[&["-a", &socket, "-n", "k8s.io", "images"], words].concat());
+            assert!(output.status.success(), "ctr {words:?}: {}", text(&output.stderr));
+        };
+        ctr(&["tag", images::ECHO, &name]);
+        ctr(&["push", "--plain-http", "--user", USER, &name]);
+        ctr(&["rm", &name]);
+        name
+    }
+}
+
+fn awaits_ready(kubectl: &Kubectl<'_>, pod: &str) {
+    kubectl.run(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=30s"]);
+}
+
+/// A private image is pulled by those who have the credentials. That it is present then lends it to nobody else.
+pub fn private(kubectl: &Kubectl<'_>) {
+    let registry = Registry::start(kubectl.cluster.folder.path(), true);
+    let name = registry.with_echo(kubectl.cluster, "private/echo:1");
+    let (user, password) = USER.split_once(':').unwrap();
+    let (server, user) = (format!("--docker-server=127.0.0.1:{}", registry.port), format!("--docker-username={user}"));
+    let password = format!("--docker-password={password}");
+    kubectl.run(&["create", "secret", "docker-registry", "ship", &server, &user, &password]);
+    let with_secret = r#"{"spec": {"imagePullSecrets": [{"name": "ship"}]}}"#;
+    kubectl.run(&["run", "stranger", "--image", &name]);
+    is_refused(kubectl, "stranger");
+    kubectl.run(&["run", "member", "--image", &name, "--overrides", with_secret]);
+    awaits_ready(kubectl, "member");
+    kubectl.run(&["run", "borrower", "--image", &name]);
+    is_refused(kubectl, "borrower");
+    kubectl.run(&["run", "other-member", "--image", &name, "--overrides", with_secret]);
+    awaits_ready(kubectl, "other-member");
+}
+
+fn is_refused(kubectl: &Kubectl<'_>, pod: &str) {
+    let shown = |text: &str| text.contains("ErrImagePull") || text.contains("ImagePullBackOff");
+    eventually("the pull to be refused", Duration::from_secs(10), || {
+        shown(&kubectl.run(&["get", "pod", pod])).then_some(())
     });
-    (port, running)
+    let events = kubectl.run(&["events", "--for", &format!("pod/{pod}")]);
+    assert!(events.contains("authorization failed") || events.contains("401 Unauthorized"), "{events}");
+}
+
+/// containerd's certs.d folder of the user's: there a registry's name leads to a port of the host's loopback.
+pub fn by_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(folder.path(), false);
+    let certs = folder.path().join("certs.d");
+    fs::create_dir_all(certs.join("fleet.test")).unwrap();
+    let hosts = format!("[host.\"http://127.0.0.1:{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n", registry.port);
+    fs::write(certs.join("fleet.test/hosts.toml"), hosts).unwrap();
+    let cluster = Cluster::up("certs", &["--registry-config", &certs.display().to_string()]);
+    let kubectl = cluster.namespace("certs");
+    registry.with_echo(&cluster, "team/echo:1");
+    kubectl.run(&["run", "pulled", "--image", "fleet.test/team/echo:1"]);
+    awaits_ready(&kubectl, "pulled");
 }
 
 pub fn pull(kubectl: &Kubectl<'_>) {
-    let (port, _registry) = registry(kubectl.cluster.folder.path());
-    let name = format!("127.0.0.1:{port}/team/echo:1");
-    let socket = format!("/proc/{}/root/run/containerd/containerd.sock", kubectl.cluster.init());
-    let ctr = |words: &[&str]| {
-        let output = output("ctr", &[&["-a", &socket, "-n", "k8s.io", "images"], words].concat());
-        assert!(output.status.success(), "ctr {words:?}: {}", text(&output.stderr));
-    };
-    ctr(&["tag", images::ECHO, &name]);
-    ctr(&["push", "--plain-http", &name]);
-    ctr(&["rm", &name]);
+    let registry = Registry::start(kubectl.cluster.folder.path(), false);
+    let port = registry.port;
+    let name = registry.with_echo(kubectl.cluster, "team/echo:1");
     kubectl.run(&["run", "pulled", "--image", &name]);
-    kubectl.run(&["wait", "--for=condition=Ready", "pod/pulled", "--timeout=30s"]);
+    awaits_ready(kubectl, "pulled");
     let events = kubectl.run(&["events", "--for", "pod/pulled"]);
     assert!(events.contains(&format!("Successfully pulled image \"{name}\"")), "{events}");
     let by_name = format!("localhost:{port}/team/echo:1");
     kubectl.run(&["run", "by-name", "--image", &by_name]);
-    kubectl.run(&["wait", "--for=condition=Ready", "pod/by-name", "--timeout=30s"]);
+    awaits_ready(kubectl, "by-name");
     // TEST-NET-1: an address that nobody answers on.
     kubectl.run(&["run", "unreachable", "--image", "192.0.2.77:5000/a:1"]);
     eventually("ErrImagePull within 5 s", Duration::from_secs(5), || {

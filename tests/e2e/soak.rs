@@ -31,8 +31,7 @@ impl Dice {
     }
 }
 
-/// SIGKILL to any process of bosun but the node's PID 1, and to containerd, while deployments scale up and down: at
-/// the end everything is as declared and nothing is left over.
+/// SIGKILL to any process of bosun but the node's PID 1, while deployments scale up and down: at the end everything is as declared and nothing is left over.
 pub fn killed() {
     let before = Snapshot::take();
     let long = std::env::var_os("BOSUN_LONG").is_some();
@@ -61,7 +60,7 @@ pub fn killed() {
     assert_eq!(restarts, "0 0 0 0", "nobody restarts a container because a daemon died");
     drop(kubectl);
     drop(cluster);
-    assert_eq!(before.difference(&Snapshot::take()), Vec::<String>::new());
+    before.assert_same();
 }
 
 fn kill_and_scale(kubectl: &Kubectl<'_>, length: Duration) {
@@ -99,7 +98,7 @@ fn daemons(cluster: &Cluster) -> Vec<(u32, String)> {
         let groups = fs::read_to_string(entry.path().join("cgroup")).ok()?;
         let ours = groups.contains(&format!("/bosun/{}/", cluster.name)) && pid != init;
         let words = fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ");
-        let is_daemon = ["bosun", "bosun-cni", "containerd"].contains(&program.as_str());
+        let is_daemon = ["bosun", "bosun-cni"].contains(&program.as_str());
         (ours && is_daemon).then(|| (pid, words.chars().take(60).collect()))
     };
     fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten().filter_map(process).collect()

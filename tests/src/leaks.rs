@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::bed::{output, text};
 
@@ -45,6 +46,20 @@ impl Snapshot {
     pub fn difference(&self, later: &Self) -> Vec<String> {
         let more = later.0.difference(&self.0).map(|line| format!("+ {line}"));
         more.chain(self.0.difference(&later.0).map(|line| format!("- {line}"))).collect()
+    }
+
+    /// # Panics
+    /// Where the host differs from this for longer than the kernel needs to let go of a namespace, with how.
+    pub fn assert_same(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let differs = self.difference(&Self::take());
+            if differs.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not as it was before:\n{}", differs.join("\n"));
+            std::thread::sleep(Duration::from_millis(400));
+        }
     }
 }
 
