@@ -215,7 +215,7 @@ impl Images {
                 let mut state = self.lock();
                 state.back_off.restarted(&key, SystemTime::now());
                 state.failures.insert(key, format!("ErrImagePull: {reason}"));
-                Err(ImageError { reason: "ErrImagePull", message: reason, retry: Duration::from_secs(2) })
+                Err(ImageError { reason: "ErrImagePull", message: reason, retry: Duration::from_secs(5) })
             }
         }
     }
@@ -282,7 +282,7 @@ fn auth(credential: &Credential) -> AuthConfig {
         username: credential.username.clone(),
         password: credential.password.clone(),
         identity_token: credential.identity_token.clone(),
-        server_address: credential.server.clone(),
+        // No server: the kubelet leaves it out too, and containerd would give the credentials to no mirror of it.
         ..AuthConfig::default()
     }
 }

@@ -20,6 +20,7 @@ use crate::runtime::RuntimeError;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Preconditions};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -93,6 +94,8 @@ pub struct Worker {
     stopping: Option<Stopping>,
     back_off: RestartBackOff,
     waiting: Waiting,
+    /// Containers whose start failed, with the image: not tried again before this, whatever wakes the worker.
+    held: HashMap<(String, String), Instant>,
     failed: Option<Failed>,
     rejected: bool,
     finished: bool,
@@ -124,6 +127,7 @@ impl Worker {
             stopper: Arc::default(),
             stopping: None,
             waiting: Waiting::new(),
+            held: HashMap::new(),
             failed: None,
             rejected: false,
             finished: false,
@@ -276,8 +280,12 @@ impl Worker {
         let verdicts = self.probes.verdicts();
         let actions =
             decide(Facts { pod, view: &view, verdicts: &verdicts, back_off: &self.back_off, now: SystemTime::now() });
-        let acts = actions.iter().any(|action| !matches!(action, Action::HoldOff { .. }));
         self.settle_waiting(&actions, &view);
+        let now = Instant::now();
+        self.held.retain(|_, until| *until > now);
+        let is_held = |action: &Action| self.held.contains_key(&start_of(pod, action));
+        let (held, actions): (Vec<Action>, Vec<Action>) = actions.into_iter().partition(is_held);
+        let acts = actions.iter().any(|action| !matches!(action, Action::HoldOff { .. }));
         if !acts {
             self.pause = PAUSE.0;
             self.hold_off(pod, &actions);
@@ -285,7 +293,9 @@ impl Worker {
             if let Err(error) = clean::sweep(&self.ctx, &view).await {
                 debug!(pod = spec::full_name(pod), %error, "old containers were not removed");
             }
-            return Next::After(self.calm(pod, &actions));
+            let until_retry = held.iter().filter_map(|action| self.held.get(&start_of(pod, action)));
+            let until_retry = until_retry.min().map_or(CALM, |until| until.saturating_duration_since(now));
+            return Next::After(self.calm(pod, &actions).min(until_retry));
         }
         self.publish(pod, &view, false);
         let mut retry: Option<Duration> = None;
@@ -296,6 +306,9 @@ impl Worker {
                 Err(not) => {
                     let asked = not.retry.unwrap_or(self.pause);
                     retry = Some(retry.map_or(asked, |before| before.min(asked)));
+                    if let Some(pause) = not.retry {
+                        self.held.insert(start_of(pod, &action), Instant::now() + pause);
+                    }
                     if let Action::Start { name, .. } = action {
                         self.waiting.insert(name, (not.reason, not.message));
                     } else {
@@ -524,6 +537,13 @@ impl Worker {
         self.last = Some(status.clone());
         self.writer.want(status);
     }
+}
+
+/// The container that an action starts, and its image; of other actions, nothing.
+fn start_of(pod: &Pod, action: &Action) -> (String, String) {
+    let Action::Start { name, .. } = action else { return Default::default() };
+    let container = spec::all_containers(pod).find(|container| container.name == *name);
+    (name.clone(), container.and_then(|container| container.image.clone()).unwrap_or_default())
 }
 
 fn is_deleted(pod: &Pod) -> bool {
