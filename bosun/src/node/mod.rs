@@ -8,6 +8,7 @@ pub mod images;
 mod log;
 mod mounts;
 mod registries;
+mod shims;
 mod supervise;
 mod supervisor;
 

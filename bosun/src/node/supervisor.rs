@@ -10,12 +10,13 @@ use anyhow::Context;
 use kernel::process::{Signal, Signals, kill, reap, unblocked};
 
 use super::log;
+use super::shims::Shims;
 use super::supervise::{Action, Event, Spec, Supervise};
 
 /// How often it looks whether a restart is due.
 const TICK: Duration = Duration::from_millis(100);
-/// With nothing due it sleeps until a signal wakes it.
-const IDLE: Duration = Duration::from_secs(3600);
+/// With nothing due it looks this often for shims that are lost.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// A program to supervise. `command` is asked for anew for each start.
 pub struct Program {
@@ -29,6 +30,7 @@ pub struct Supervisor {
     running: Vec<Option<u32>>,
     mind: Supervise,
     logs: PathBuf,
+    shims: Shims,
 }
 
 impl Supervisor {
@@ -40,7 +42,7 @@ impl Supervisor {
         fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
         let specs: Vec<Spec> = programs.iter().map(|program| program.spec).collect();
         let running = vec![None; programs.len()];
-        Ok(Self { programs, running, mind: Supervise::new(&specs), logs: logs.to_owned() })
+        Ok(Self { programs, running, mind: Supervise::new(&specs), logs: logs.to_owned(), shims: Shims::default() })
     }
 
     /// Runs until SIGTERM or SIGINT has ended every program. One that cannot be started is tried again.
@@ -61,7 +63,12 @@ impl Supervisor {
             match signals.next(pause) {
                 Some(Signal::SIGCHLD) => events.extend(self.bury()),
                 Some(_) => events.push(Event::Stop),
-                None => events.push(Event::Tick),
+                None => {
+                    if pause == IDLE {
+                        self.shims.sweep();
+                    }
+                    events.push(Event::Tick);
+                }
             }
         }
     }
