@@ -118,7 +118,7 @@ pub fn private(kubectl: &Kubectl<'_>) {
 
 fn is_refused(kubectl: &Kubectl<'_>, pod: &str) {
     let shown = |text: &str| text.contains("ErrImagePull") || text.contains("ImagePullBackOff");
-    eventually("the pull to be refused", Duration::from_secs(10), || {
+    eventually("the pull to be refused", Duration::from_secs(30), || {
         shown(&kubectl.run(&["get", "pod", pod])).then_some(())
     });
     let events = kubectl.run(&["events", "--for", &format!("pod/{pod}")]);
