@@ -190,8 +190,8 @@ fn cgroups(config: &Config, host: &Host) -> anyhow::Result<PodCgroups> {
         &config.cgroup_root,
         rules,
     );
-    let node =
-        NodeAllocatable { milli_cpu: host.allocatable_milli_cpu, memory: Some(host.allocatable_memory), pids: None };
+    let pids = node::tasks().map(|(_, most)| most);
+    let node = NodeAllocatable { milli_cpu: host.allocatable_milli_cpu, memory: Some(host.allocatable_memory), pids };
     cgroups.setup(&node).context("make the control group of all pods")?;
     Ok(cgroups)
 }

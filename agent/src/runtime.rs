@@ -4,8 +4,10 @@ use cri::v1::*;
 use cri::{ImageServiceClient, RuntimeServiceClient};
 use hyper_util::rt::TokioIo;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// Pulls may be as long as they make progress; only the runtime can see that.
@@ -60,6 +62,7 @@ pub struct Runtime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     deadline: Duration,
+    name: Arc<OnceCell<String>>,
 }
 
 /// Calls whose request and answer pass through unchanged.
@@ -94,7 +97,17 @@ impl Runtime {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             deadline,
+            name: Arc::default(),
         })
+    }
+
+    /// What the runtime calls itself, as `containerd`, which is asked once.
+    ///
+    /// # Errors
+    /// What the runtime said.
+    pub async fn name(&self) -> Result<String> {
+        let ask = || async { Ok(self.version(VersionRequest::default()).await?.runtime_name) };
+        self.name.get_or_try_init(ask).await.cloned()
     }
 
     async fn within<T>(

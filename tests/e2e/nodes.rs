@@ -1,8 +1,9 @@
 //! The node as the scheduler and an administrator see it.
 
+use std::fs;
 use std::time::Duration;
 
-use tests::bed::{Kubectl, eventually};
+use tests::bed::{Kubectl, eventually, text};
 
 /// The message of a pod's FailedScheduling event.
 fn complaint(kubectl: &Kubectl<'_>, pod: &str) -> String {
@@ -64,4 +65,66 @@ pub fn drain(kubectl: &Kubectl<'_>) {
     kubectl.run(&["uncordon", &node]);
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     assert_ne!(kubectl.run(&["get", "pods", "-l", "app=web", "-o", "name"]), before);
+}
+
+/// The agent's process inside the node.
+fn agent(kubectl: &Kubectl<'_>) -> Option<String> {
+    let found = text(&kubectl.cluster.inside(&["pgrep", "-f", "^[^ ]*bosun agent"]).stdout);
+    Some(found.trim().to_owned()).filter(|pid| !pid.is_empty())
+}
+
+pub fn agent_restart(kubectl: &Kubectl<'_>) {
+    kubectl.apply(&format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      containers:
+      - name: echo
+        image: {image}
+        readinessProbe: {{httpGet: {{path: /readyz, port: 8080}}, periodSeconds: 1}}
+        startupProbe: {{httpGet: {{path: /readyz, port: 8080}}, periodSeconds: 1}}
+",
+        image = images::ECHO
+    ));
+    kubectl.run(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let lives = || {
+        let status = "{range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} \
+                      {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+        kubectl.run(&["get", "pods", "-l", "app=web", "-o", &format!("jsonpath={status}")])
+    };
+    let before = lives();
+    let file = kubectl.cluster.folder.path().join("watched");
+    let ready = "jsonpath={.metadata.name} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}";
+    let _watch = kubectl.spawn(&["get", "pods", "--watch", "-l", "app=web", "-o", ready], &file);
+    eventually("the watch to begin", Duration::from_secs(10), || {
+        (fs::read_to_string(&file).unwrap().lines().count() >= 2).then_some(())
+    });
+    let pid = agent(kubectl).expect("the agent runs");
+    assert!(kubectl.cluster.inside(&["kill", "-KILL", &pid]).status.success());
+    eventually("another agent", Duration::from_secs(20), || agent(kubectl).filter(|new| *new != pid));
+    kubectl.pod("after", &[]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(lives(), before, "no container was restarted");
+    let seen = fs::read_to_string(&file).unwrap();
+    assert!(seen.lines().all(|line| line.ends_with(" True")), "a pod was not Ready: {seen}");
+}
+
+/// A node whose object was deleted registers again.
+pub fn comes_back(kubectl: &Kubectl<'_>) {
+    let node = kubectl.cluster.node();
+    let object = format!("node/{node}");
+    let before = kubectl.field(&object, "{.metadata.uid}");
+    kubectl.run(&["delete", "node", &node]);
+    eventually("the node to be back", Duration::from_secs(10), || {
+        kubectl.try_run(&["get", &object, "-o", "jsonpath={.metadata.uid}"]).ok().filter(|uid| *uid != before)
+    });
+    kubectl.run(&["wait", "--for=condition=Ready", &object, "--timeout=20s"]);
+    kubectl.pod("after", &[]);
 }

@@ -79,3 +79,52 @@ pub fn missing_image(kubectl: &Kubectl<'_>) {
         kubectl.run(&["get", "pod", "never"]).contains("ErrImageNeverPull").then_some(())
     });
 }
+
+/// A pod waits for its config map, and then for whoever opens its readiness gate.
+pub fn waiting(kubectl: &Kubectl<'_>) {
+    kubectl.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: gated}}, spec: {{readinessGates: [{{conditionType: \
+         example.com/open}}], containers: [{{name: a, image: '{}', envFrom: [{{configMapRef: {{name: later}}}}]}}]}}}}",
+        images::ECHO
+    ));
+    eventually("CreateContainerConfigError", Duration::from_secs(10), || {
+        kubectl.run(&["get", "pod", "gated"]).contains("CreateContainerConfigError").then_some(())
+    });
+    assert!(kubectl.run(&["describe", "pod", "gated"]).contains("configmap \"later\" not found"));
+    // The kubelet's back-off would be at 10 s by now.
+    std::thread::sleep(Duration::from_secs(4));
+    kubectl.run(&["create", "configmap", "later", "--from-literal=COLOUR=red"]);
+    eventually("the container to start at once", Duration::from_secs(3), || {
+        kubectl.run(&["get", "pod", "gated"]).contains("1/1").then_some(())
+    });
+    let ready = |what| kubectl.field("pod/gated", &format!("{{.status.conditions[?(@.type==\"Ready\")].{what}}}"));
+    assert_eq!((ready("status"), ready("reason")), ("False".into(), "ReadinessGatesNotReady".into()));
+    let open = r#"{"status":{"conditions":[{"type":"example.com/open","status":"True"}]}}"#;
+    kubectl.run(&["patch", "pod", "gated", "--subresource=status", "-p", open]);
+    kubectl.run(&["wait", "--for=condition=Ready", "pod/gated", "--timeout=5s"]);
+}
+
+pub fn deadline(kubectl: &Kubectl<'_>) {
+    kubectl.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: late}}, spec: {{activeDeadlineSeconds: 2, \
+         terminationGracePeriodSeconds: 1, containers: [{{name: a, image: '{}'}}]}}}}",
+        images::ECHO
+    ));
+    kubectl.run(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod/late", "--timeout=20s"]);
+    assert_eq!(kubectl.field("pod/late", "{.status.reason}"), "DeadlineExceeded");
+}
+
+pub fn host_port(kubectl: &Kubectl<'_>) {
+    kubectl.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: front}}, spec: {{containers: [{{name: a, image: '{}', \
+         ports: [{{containerPort: 8080, hostPort: 8099}}]}}]}}}}",
+        images::ECHO
+    ));
+    kubectl.run(&["wait", "--for=condition=Ready", "pod/front", "--timeout=30s"]);
+    let url = format!("http://{}:8099/", kubectl.cluster.address());
+    eventually("the host's port to answer", Duration::from_secs(5), || {
+        kubectl.cluster.curl(&url).contains("\"pod\":\"front\"").then_some(())
+    });
+    kubectl.run(&["delete", "pod", "front", "--now", "--timeout=30s"]);
+    assert_eq!(kubectl.cluster.curl(&url), "", "the port is closed with the pod");
+}

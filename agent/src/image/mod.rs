@@ -25,6 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
+/// A pull that failed is told at least this long before it is said to be backed off.
+const FAILED_PULL: Duration = Duration::from_secs(5);
+
 /// An image that a container may be made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -215,7 +218,7 @@ impl Images {
                 let mut state = self.lock();
                 state.back_off.restarted(&key, SystemTime::now());
                 state.failures.insert(key, format!("ErrImagePull: {reason}"));
-                Err(ImageError { reason: "ErrImagePull", message: reason, retry: Duration::from_secs(5) })
+                Err(ImageError { reason: "ErrImagePull", message: reason, retry: FAILED_PULL })
             }
         }
     }

@@ -18,11 +18,12 @@ const NAMESPACE: &str = "kube-node-lease";
 pub async fn renew(client: Client, name: &str, duration: i32, mut node: watch::Receiver<Option<Arc<Node>>>) {
     let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
     let pause = Duration::from_secs_f64(f64::from(duration.max(4)) / 4.0);
-    let uid = match node.wait_for(Option::is_some).await {
-        Ok(node) => node.as_ref().and_then(|node| node.metadata.uid.clone()).unwrap_or_default(),
-        Err(_) => return,
-    };
     loop {
+        // A node that is gone needs no lease; one that came back is another owner.
+        let uid = match node.wait_for(Option::is_some).await {
+            Ok(node) => node.as_ref().and_then(|node| node.metadata.uid.clone()).unwrap_or_default(),
+            Err(_) => return,
+        };
         if let Err(error) = once(&leases, name, duration, &uid).await {
             warn!(%error, "the node's lease was not renewed");
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -4,7 +4,7 @@ mod lease;
 mod machine;
 mod status;
 
-pub use machine::Machine;
+pub use machine::{Machine, tasks};
 pub use status::allocatable;
 
 use crate::config::Config;
@@ -12,11 +12,14 @@ use crate::event::{Kind, Recorder};
 use crate::options::Options;
 use crate::runtime::Runtime;
 use cri::v1::{ImageFsInfoRequest, ListImagesRequest, StatusRequest, VersionRequest};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use lifecycle::Stop;
 use serde_json::{Value, json};
 use status::{Readings, Reported};
@@ -26,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The runtime is asked this often whether it is ready; sooner while it is not.
 const ASK: Duration = Duration::from_secs(5);
@@ -96,14 +99,43 @@ impl Keeper {
             self.config.node_lease_duration_seconds,
             self.node.subscribe(),
         );
-        tokio::select! { () = stop.stopped() => {}, () = lease => {}, () = self.tell() => {} }
+        tokio::select! { () = stop.stopped() => {}, () = lease => {}, () = self.tell() => {}, () = self.follow() => {} }
+    }
+
+    /// Publishes the node as others change it, and that it is gone.
+    async fn follow(&self) {
+        let mut node = self.node.subscribe();
+        if node.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let own = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let mut changes = watcher::watcher(nodes, own).default_backoff().boxed();
+        let mut listed = None;
+        while let Some(change) = changes.next().await {
+            let now = match change {
+                Ok(Event::Init) => continue,
+                Ok(Event::InitApply(node)) => {
+                    listed = Some(node);
+                    continue;
+                }
+                Ok(Event::InitDone) => listed.take(),
+                Ok(Event::Apply(node)) => Some(node),
+                Ok(Event::Delete(_)) => None,
+                Err(error) => {
+                    debug!(%error, "the watch of the node broke");
+                    continue;
+                }
+            };
+            self.node.send_replace(now.map(Arc::new));
+        }
     }
 
     async fn tell(&self) {
         let mut reported = Reported::default();
         let mut images = (Instant::now(), Vec::new());
         let mut told: Option<(Value, Instant)> = None;
-        let mut registered = false;
+        let mut node = self.node.subscribe();
         let mut looked: Option<Instant> = None;
         loop {
             let readings = self.read(&mut images).await;
@@ -113,8 +145,12 @@ impl Keeper {
                 network.clone_from(&readings.network);
                 changed
             });
+            let mut registered = node.borrow_and_update().is_some();
             if !registered {
                 registered = self.register().await;
+                // A node that was deleted comes back with all of its status.
+                reported.forget();
+                told = None;
             }
             let due = looked.is_none_or(|at| at.elapsed() >= self.config.node_status_update_frequency);
             let turned = reported.ready() != Some(readings.is_ready());
@@ -122,7 +158,9 @@ impl Keeper {
                 looked = Some(Instant::now());
                 self.report(&readings, &mut reported, &mut told).await;
             }
-            tokio::time::sleep(if soon || !registered { ASK_SOON } else { ASK }).await;
+            let pause = tokio::time::sleep(if soon || !registered { ASK_SOON } else { ASK });
+            let gone = node.wait_for(|node| node.is_none() == registered);
+            tokio::select! { () = pause => {}, _ = gone => {} }
         }
     }
 

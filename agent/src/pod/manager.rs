@@ -1,11 +1,13 @@
 //! All pods of the node: those that the API binds here, and what of others is left in the runtime.
 
+use super::conditions;
 use super::context::Context;
 use super::lookup::{ContainerRef, Pods};
+use super::shared::{Seen, Shared};
 use super::spec;
 use super::start::of_pod;
 use super::view::{Container as Running, POD_NAME, POD_NAMESPACE};
-use super::worker::{Seen, Shared, Worker};
+use super::worker::Worker;
 use cri::v1::{ContainerEventResponse, ListContainersRequest, ListPodSandboxRequest};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -98,8 +100,10 @@ impl Manager {
         let pod = Arc::new(pod);
         let mut pods = self.lock();
         if let Some(entry) = pods.get(&uid) {
-            entry.shared.pod.send_replace(pod);
-            entry.shared.wake.notify_one();
+            let before = entry.shared.pod.send_replace(Arc::clone(&pod));
+            if concerns_worker(&before, &pod) {
+                entry.shared.wake.notify_one();
+            }
             return;
         }
         pods.insert(uid, self.begin(pod, false));
@@ -235,6 +239,24 @@ impl Manager {
     }
 }
 
+/// Whether the worker has to look at a pod that the API tells anew. Most often it tells what the worker had stored itself.
+fn concerns_worker(before: &Pod, now: &Pod) -> bool {
+    let meta = |pod: &Pod| {
+        let meta = &pod.metadata;
+        let ends = (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds);
+        (meta.labels.clone(), meta.annotations.clone(), ends, meta.generation)
+    };
+    let foreign = |pod: &Pod| {
+        let conditions = pod.status.clone().and_then(|status| status.conditions).unwrap_or_default();
+        let foreign = conditions.into_iter().filter(|condition| !conditions::OWN.contains(&condition.type_.as_str()));
+        foreign.collect::<Vec<_>>()
+    };
+    before.spec != now.spec
+        || meta(before) != meta(now)
+        || foreign(before) != foreign(now)
+        || spec::is_terminal(before) != spec::is_terminal(now)
+}
+
 /// Uids whose print differs between two listings.
 fn changed(before: &BTreeMap<String, Print>, now: &BTreeMap<String, Print>) -> Vec<String> {
     let uids: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
@@ -306,6 +328,22 @@ fn reference(container: &Running) -> ContainerRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::spec::fixture;
+    use serde_json::json;
+
+    #[test]
+    fn a_workers_own_status_does_not_wake_it() {
+        let told = |status: serde_json::Value| Pod {
+            status: Some(serde_json::from_value(status).unwrap()),
+            ..fixture::pod(json!({}))
+        };
+        let condition = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
+        let before = told(json!({}));
+        assert!(!concerns_worker(&before, &told(condition("Ready"))));
+        assert!(concerns_worker(&before, &told(condition("example.com/gate"))));
+        assert!(concerns_worker(&before, &told(json!({"phase": "Failed"}))));
+        assert!(concerns_worker(&before, &fixture::pod(json!({"activeDeadlineSeconds": 5}))));
+    }
 
     #[test]
     fn only_what_changed_is_woken() {

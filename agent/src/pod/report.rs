@@ -31,6 +31,8 @@ pub struct Known<'a> {
     /// With the status that the API has.
     pub pod: &'a Pod,
     pub view: &'a View,
+    /// In which container ids are told, as `containerd`.
+    pub scheme: &'a str,
     pub verdicts: &'a Verdicts,
     pub waiting: &'a Waiting,
     pub failed: Option<&'a Failed>,
@@ -39,9 +41,6 @@ pub struct Known<'a> {
     pub host_ips: &'a [IpAddr],
     pub now: Timestamp,
 }
-
-/// The scheme in which container ids are told.
-const SCHEME: &str = "containerd";
 
 /// The pod's status.
 pub fn status(known: Known<'_>) -> PodStatus {
@@ -153,14 +152,15 @@ fn of_container(known: Known<'_>, container: &Container, old: Option<ContainerSt
 fn of_running(known: Known<'_>, container: &Container, latest: &Running) -> ContainerStatus {
     let before = known.view.previous(&container.name).filter(|previous| previous.phase == ContainerPhase::Exited);
     let waiting = known.waiting.get(&container.name);
-    let last = before.map(|previous| ContainerState { terminated: Some(terminated(previous)), ..Default::default() });
+    let last =
+        before.map(|previous| ContainerState { terminated: Some(terminated(known, previous)), ..Default::default() });
     let (state, last) = match latest.phase {
         ContainerPhase::Running => {
             let started_at = Some(time(latest.started_at));
             (ContainerState { running: Some(ContainerStateRunning { started_at }), ..Default::default() }, last)
         }
         ContainerPhase::Exited => {
-            let ended = ContainerState { terminated: Some(terminated(latest)), ..Default::default() };
+            let ended = ContainerState { terminated: Some(terminated(known, latest)), ..Default::default() };
             let again = !known.ended && should_restart(container, known.pod, latest);
             match waiting.filter(|_| again || spec::is_sidecar(container)) {
                 Some(waiting) => (waits(waiting), Some(ended)),
@@ -180,7 +180,7 @@ fn of_running(known: Known<'_>, container: &Container, latest: &Running) -> Cont
             latest.image.clone()
         },
         image_id: latest.image_ref.clone(),
-        container_id: Some(format!("{SCHEME}://{}", latest.id)),
+        container_id: Some(container_id(known, latest)),
         restart_count: i32::try_from(latest.attempt).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: Some(last.unwrap_or_default()),
@@ -238,14 +238,18 @@ fn waits((reason, message): &(&'static str, String)) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..Default::default() }
 }
 
-fn terminated(ended: &Running) -> ContainerStateTerminated {
+fn container_id(known: Known<'_>, container: &Running) -> String {
+    format!("{}://{}", known.scheme, container.id)
+}
+
+fn terminated(known: Known<'_>, ended: &Running) -> ContainerStateTerminated {
     let reason = match (ended.reason.as_str(), ended.exit_code) {
         ("", 0) => "Completed",
         ("", _) => "Error",
         (reason, _) => reason,
     };
     ContainerStateTerminated {
-        container_id: Some(format!("{SCHEME}://{}", ended.id)),
+        container_id: Some(container_id(known, ended)),
         exit_code: ended.exit_code,
         reason: Some(reason.into()),
         message: Some(ended.message.clone()).filter(|message| !message.is_empty()),

@@ -54,6 +54,7 @@ impl Given {
         status(Known {
             pod: &self.pod,
             view: &View { sandboxes: vec![sandbox], containers: self.containers.clone() },
+            scheme: "containerd",
             verdicts: &self.verdicts,
             waiting: &self.waiting,
             failed: self.failed.as_ref(),

@@ -4,112 +4,61 @@
 //! API's object goes only after the terminal phase is stored and nothing of the pod is left on the node.
 
 use super::backoff::RestartBackOff;
-use super::clean;
-use super::conditions;
+use super::bring_up::Held;
 use super::context::Context;
-use super::decide::{Action, Facts, decide};
-use super::report::{self, Failed, Known, Waiting};
+use super::report::{Failed, Waiting};
+use super::shared::Shared;
 use super::spec;
-use super::start::{NotStarted, Starter};
-use super::status_writer::{StatusWriter, is_gone};
+use super::status_writer::StatusWriter;
 use super::stop::Stopper;
 use super::view::{Observer, View};
+use super::wind_down::Stopping;
 use crate::event::Kind;
 use crate::probe::Probes;
-use crate::runtime::RuntimeError;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, Preconditions};
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::debug;
 
 /// A pod is looked at this often without any reason.
-const CALM: Duration = Duration::from_secs(60);
+pub(super) const CALM: Duration = Duration::from_secs(60);
 /// While the runtime is away it is asked this often.
 const AWAY: Duration = Duration::from_secs(1);
 /// The first and the longest pause after something failed.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-
-/// What the worker and the rest of the agent share about a pod.
-pub struct Shared {
-    /// The pod as the API last told it.
-    pub pod: watch::Sender<Arc<Pod>>,
-    /// Whether the API has it no more.
-    pub gone: watch::Sender<bool>,
-    pub wake: Arc<Notify>,
-    seen: Mutex<Seen>,
-}
-
-/// The pod as it is on the node.
-#[derive(Clone)]
-pub struct Seen {
-    pub view: View,
-    /// With the status that was last computed.
-    pub pod: Arc<Pod>,
-}
-
-impl Shared {
-    pub fn new(pod: Arc<Pod>) -> Self {
-        Self {
-            seen: Mutex::new(Seen { view: View::default(), pod: Arc::clone(&pod) }),
-            pod: watch::Sender::new(pod),
-            gone: watch::Sender::new(false),
-            wake: Arc::default(),
-        }
-    }
-
-    pub fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn see(&self, view: View) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).view = view;
-    }
-
-    fn tell(&self, pod: Arc<Pod>) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).pod = pod;
-    }
-}
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
 /// When the worker looks again.
-enum Next {
+pub(super) enum Next {
     Now,
     After(Duration),
     Done,
 }
 
 pub struct Worker {
-    ctx: Arc<Context>,
-    shared: Arc<Shared>,
-    uid: String,
-    observer: Observer,
-    probes: Probes,
-    writer: StatusWriter,
-    stopper: Arc<Stopper>,
-    stopping: Option<Stopping>,
-    back_off: RestartBackOff,
-    waiting: Waiting,
-    /// Containers whose start failed, with the image: not tried again before this, whatever wakes the worker.
-    held: HashMap<(String, String), Instant>,
-    failed: Option<Failed>,
-    rejected: bool,
-    finished: bool,
-    admitted: bool,
-    first: bool,
-    begun_to_end: Option<Instant>,
-    pause: Duration,
-    last: Option<PodStatus>,
-}
-
-/// A stop under way.
-struct Stopping {
-    grace: Duration,
-    task: JoinHandle<Result<(), RuntimeError>>,
+    pub(super) ctx: Arc<Context>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) uid: String,
+    pub(super) observer: Observer,
+    pub(super) probes: Probes,
+    pub(super) writer: StatusWriter,
+    pub(super) stopper: Arc<Stopper>,
+    pub(super) stopping: Option<Stopping>,
+    pub(super) back_off: RestartBackOff,
+    pub(super) waiting: Waiting,
+    pub(super) failed: Option<Failed>,
+    /// Containers that are not to be tried yet.
+    pub(super) held: Held,
+    pub(super) rejected: bool,
+    pub(super) finished: bool,
+    pub(super) admitted: bool,
+    pub(super) first: bool,
+    pub(super) begun_to_end: Option<Instant>,
+    pub(super) pause: Duration,
+    pub(super) last: Option<PodStatus>,
+    /// The runtime's name, the scheme of container ids.
+    pub(super) scheme: String,
 }
 
 impl Worker {
@@ -127,8 +76,8 @@ impl Worker {
             stopper: Arc::default(),
             stopping: None,
             waiting: Waiting::new(),
-            held: HashMap::new(),
             failed: None,
+            held: Held::default(),
             rejected: false,
             finished: false,
             admitted: false,
@@ -136,6 +85,7 @@ impl Worker {
             begun_to_end: None,
             pause: PAUSE.0,
             last: None,
+            scheme: String::new(),
         }
     }
 
@@ -185,13 +135,14 @@ impl Worker {
 
     async fn step(&mut self) -> Next {
         let pod = self.shared.pod.borrow().clone();
-        let view = match self.observer.observe(&self.ctx.runtime, &self.uid).await {
-            Ok(view) => view,
+        let (view, scheme) = match self.observe().await {
+            Ok(seen) => seen,
             Err(error) => {
                 debug!(pod = spec::full_name(&pod), %error, "the runtime does not tell");
                 return Next::After(AWAY);
             }
         };
+        self.scheme = scheme;
         if std::mem::take(&mut self.first) {
             self.remember(&pod, &view);
         }
@@ -208,10 +159,8 @@ impl Worker {
         self.bring_up(&pod, view).await
     }
 
-    fn pause(&mut self) -> Next {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE.1);
-        Next::After(pause)
+    async fn observe(&mut self) -> crate::runtime::Result<(View, String)> {
+        Ok((self.observer.observe(&self.ctx.runtime, &self.uid).await?, self.ctx.runtime.name().await?))
     }
 
     /// What the API was told of containers that still run holds until a probe proves otherwise.
@@ -244,348 +193,15 @@ impl Worker {
         }
     }
 
-    fn until_deadline(&self, pod: &Pod) -> Option<Duration> {
+    pub(super) fn until_deadline(&self, pod: &Pod) -> Option<Duration> {
         let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
         let told = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
         let start = self.last.as_ref().and_then(|status| status.start_time.as_ref()).or(told)?;
         let left = start.0.as_second() + seconds - Timestamp::now().as_second();
         Some(Duration::from_secs(left.max(0).unsigned_abs()))
     }
-
-    async fn admit(&mut self, pod: &Pod, view: &View) -> bool {
-        if self.admitted {
-            return true;
-        }
-        let mut nodes = self.ctx.node.clone();
-        let node = match nodes.wait_for(Option::is_some).await {
-            Ok(node) => node.clone(),
-            Err(_) => None,
-        };
-        let Some(node) = node else { return true };
-        match self.ctx.admission.admit(pod, &node, !view.is_empty()) {
-            Ok(()) => self.admitted = true,
-            Err(failed) => {
-                info!(pod = spec::full_name(pod), reason = failed.reason, message = failed.message, "refused");
-                let reason = event_reason(&failed.reason);
-                let message = failed.message.trim_start_matches("Pod was rejected: ").to_string();
-                self.ctx.events.pod(pod, None, Kind::Warning, reason, message);
-                self.failed = Some(failed);
-                self.rejected = true;
-            }
-        }
-        self.admitted
-    }
-
-    async fn bring_up(&mut self, pod: &Arc<Pod>, view: View) -> Next {
-        let verdicts = self.probes.verdicts();
-        let actions =
-            decide(Facts { pod, view: &view, verdicts: &verdicts, back_off: &self.back_off, now: SystemTime::now() });
-        self.settle_waiting(&actions, &view);
-        let now = Instant::now();
-        self.held.retain(|_, until| *until > now);
-        let is_held = |action: &Action| self.held.contains_key(&start_of(pod, action));
-        let (held, actions): (Vec<Action>, Vec<Action>) = actions.into_iter().partition(is_held);
-        let acts = actions.iter().any(|action| !matches!(action, Action::HoldOff { .. }));
-        if !acts {
-            self.pause = PAUSE.0;
-            self.hold_off(pod, &actions);
-            self.publish(pod, &view, false);
-            if let Err(error) = clean::sweep(&self.ctx, &view).await {
-                debug!(pod = spec::full_name(pod), %error, "old containers were not removed");
-            }
-            let until_retry = held.iter().filter_map(|action| self.held.get(&start_of(pod, action)));
-            let until_retry = until_retry.min().map_or(CALM, |until| until.saturating_duration_since(now));
-            return Next::After(self.calm(pod, &actions).min(until_retry));
-        }
-        self.publish(pod, &view, false);
-        let mut retry: Option<Duration> = None;
-        let mut progress = false;
-        for action in actions {
-            match self.act(pod, &view, action.clone()).await {
-                Ok(()) => progress = true,
-                Err(not) => {
-                    let asked = not.retry.unwrap_or(self.pause);
-                    retry = Some(retry.map_or(asked, |before| before.min(asked)));
-                    if let Some(pause) = not.retry {
-                        self.held.insert(start_of(pod, &action), Instant::now() + pause);
-                    }
-                    if let Action::Start { name, .. } = action {
-                        self.waiting.insert(name, (not.reason, not.message));
-                    } else {
-                        break;
-                    }
-                }
-            }
-        }
-        match retry {
-            None => {
-                self.pause = PAUSE.0;
-                Next::Now
-            }
-            // What went well shows in the status before the pause.
-            Some(_) if progress => Next::Now,
-            Some(retry) => {
-                self.pause = (self.pause * 2).min(PAUSE.1);
-                self.publish(pod, &view, false);
-                Next::After(retry)
-            }
-        }
-    }
-
-    /// A container that runs, or will be tried now for another reason, waits no more.
-    fn settle_waiting(&mut self, actions: &[Action], view: &View) {
-        let tried =
-            |name: &str| actions.iter().any(|a| matches!(a, Action::Start { name: other, .. } if other == name));
-        let held =
-            |name: &str| actions.iter().any(|a| matches!(a, Action::HoldOff { name: other, .. } if other == name));
-        self.waiting.retain(|name, _| {
-            let running = view.latest(name).is_some_and(|c| c.phase == super::ContainerPhase::Running);
-            !running && (tried(name) || held(name))
-        });
-    }
-
-    fn hold_off(&mut self, pod: &Pod, actions: &[Action]) {
-        for action in actions {
-            let Action::HoldOff { name, .. } = action else { continue };
-            let full = format!("{}_{}({})", spec::name(pod), spec::namespace(pod), self.uid);
-            let message = format!("Back-off restarting failed container {name} in pod {full}");
-            self.ctx.events.pod(pod, Some(name), Kind::Warning, "BackOff", message);
-            let delay = go_seconds(self.back_off.delay(name));
-            let message = format!("back-off {delay} restarting failed container={name} pod={full}");
-            self.waiting.insert(name.clone(), ("CrashLoopBackOff", message));
-        }
-    }
-
-    fn calm(&self, pod: &Pod, actions: &[Action]) -> Duration {
-        let held = actions.iter().filter_map(|action| match action {
-            Action::HoldOff { remaining, .. } => Some(*remaining + Duration::from_millis(10)),
-            _ => None,
-        });
-        held.chain(self.until_deadline(pod)).min().unwrap_or(CALM).min(CALM)
-    }
-
-    async fn act(&mut self, pod: &Arc<Pod>, view: &View, action: Action) -> Result<(), NotStarted> {
-        let failed = |error: RuntimeError| NotStarted { reason: "", message: error.to_string(), retry: None };
-        match action {
-            Action::StopSandboxes => {
-                let message = "Pod sandbox changed, it will be killed and re-created.".to_string();
-                self.ctx.events.pod(pod, None, Kind::Normal, "SandboxChanged", message);
-                let deadline = Instant::now() + spec::grace(pod);
-                self.stopper.everything(&self.ctx, pod, view, deadline).await.map_err(failed)
-            }
-            Action::CreateSandbox { attempt } => {
-                self.mount(pod).await?;
-                let cgroup_parent = self.make_cgroup(pod).await?;
-                Starter { ctx: &self.ctx, pod, cgroup_parent: &cgroup_parent }.sandbox(attempt).await
-            }
-            Action::Start { name, attempt } => {
-                let Some(container) = spec::all_containers(pod).find(|container| container.name == name) else {
-                    return Ok(());
-                };
-                if attempt > 0 {
-                    self.back_off.restarted(&name, SystemTime::now());
-                }
-                self.mount(pod).await?;
-                let cgroup_parent = self.ctx.cgroups.pod_path(pod);
-                Starter { ctx: &self.ctx, pod, cgroup_parent: &cgroup_parent }.container(container, attempt, view).await
-            }
-            Action::Kill { id, why, .. } => self.stopper.one(&self.ctx, pod, view, &id, why).await.map_err(failed),
-            Action::HoldOff { .. } => {
-                self.hold_off(pod, &[action]);
-                Ok(())
-            }
-            Action::Finish => {
-                self.finished = true;
-                Ok(())
-            }
-        }
-    }
-
-    async fn mount(&self, pod: &Arc<Pod>) -> Result<(), NotStarted> {
-        let (volumes, of) = (self.ctx.volumes.clone(), Arc::clone(pod));
-        // In a task of its own, since half a mount must not be left when the pod is deleted meanwhile.
-        let done = tokio::spawn(async move { volumes.setup(&of).await }).await;
-        let messages: Vec<String> = match done {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(errors)) => errors.iter().map(ToString::to_string).collect(),
-            Err(error) => vec![error.to_string()],
-        };
-        for message in messages {
-            info!(pod = spec::full_name(pod), message, "a volume is not mounted");
-            self.ctx.events.pod(pod, None, Kind::Warning, "FailedMount", message);
-        }
-        let reason = if spec::init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-        Err(NotStarted { reason, message: String::new(), retry: None })
-    }
-
-    async fn make_cgroup(&self, pod: &Arc<Pod>) -> Result<String, NotStarted> {
-        let (cgroups, of) = (self.ctx.cgroups.clone(), Arc::clone(pod));
-        let made = tokio::task::spawn_blocking(move || cgroups.create_pod(&of)).await;
-        let message = match made {
-            Ok(Ok(path)) => return Ok(path),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        let text = format!("unable to ensure pod container exists: {message}");
-        warn!(pod = spec::full_name(pod), message, "no cgroup");
-        self.ctx.events.pod(pod, None, Kind::Warning, "FailedCreatePodContainer", text);
-        Err(NotStarted { reason: "ContainerCreating", message: String::new(), retry: None })
-    }
-
-    async fn end(&mut self, pod: &Arc<Pod>, view: View) -> Next {
-        self.waiting.clear();
-        let begun = *self.begun_to_end.get_or_insert_with(Instant::now);
-        let alive = view.is_running() || view.sandboxes.iter().any(|sandbox| sandbox.ready);
-        if alive {
-            self.publish(pod, &view, false);
-            return self.stop(pod, view, begun).await;
-        }
-        self.stopping = None;
-        self.publish(pod, &view, true);
-        let mut gone = self.shared.gone.subscribe();
-        tokio::select! { () = self.writer.stored() => {}, _ = gone.wait_for(|gone| *gone) => {} }
-        let leaves = is_deleted(pod) || *gone.borrow();
-        if let Err(error) = self.clear(pod, &view, leaves).await {
-            warn!(pod = spec::full_name(pod), error, "something of the pod is left on the node");
-            return self.pause();
-        }
-        if !leaves {
-            return Next::After(CALM * 60);
-        }
-        if !*gone.borrow()
-            && let Err(error) = self.delete(pod).await
-        {
-            warn!(pod = spec::full_name(pod), %error, "the pod was not deleted from the API");
-            return self.pause();
-        }
-        Next::Done
-    }
-
-    /// Stops what runs, and meanwhile tells the API of readiness and heeds a shorter grace.
-    async fn stop(&mut self, pod: &Arc<Pod>, view: View, begun: Instant) -> Next {
-        let grace = spec::grace(pod);
-        if self.stopping.as_ref().is_none_or(|stopping| grace < stopping.grace) {
-            let (ctx, stopper, pod) = (Arc::clone(&self.ctx), Arc::clone(&self.stopper), Arc::clone(pod));
-            let work = async move { stopper.everything(&ctx, &pod, &view, begun + grace).await };
-            if let Some(before) = self.stopping.replace(Stopping { grace, task: tokio::spawn(work) }) {
-                before.task.abort();
-            }
-        }
-        let Some(stopping) = &mut self.stopping else { return Next::Now };
-        let mut pods = self.shared.pod.subscribe();
-        let result = tokio::select! {
-            result = &mut stopping.task => result,
-            () = self.shared.wake.notified() => return Next::Now,
-            _ = pods.wait_for(|pod| spec::grace(pod) < grace) => return Next::Now,
-        };
-        self.stopping = None;
-        match result {
-            Ok(Ok(())) => Next::Now,
-            Ok(Err(error)) => {
-                let message = format!("error killing pod: {error}");
-                self.ctx.events.pod(pod, None, Kind::Warning, "FailedKillPod", message);
-                self.pause()
-            }
-            Err(_) => self.pause(),
-        }
-    }
-
-    async fn clear(&self, pod: &Pod, view: &View, leaves: bool) -> Result<(), String> {
-        if leaves {
-            clean::everything(&self.ctx, pod, view).await.map_err(|error| error.to_string())?;
-        }
-        clean::node_parts(&self.ctx, pod, leaves).await?;
-        self.ctx.admission.release(&self.uid);
-        Ok(())
-    }
-
-    async fn delete(&self, pod: &Pod) -> kube::Result<()> {
-        let pods: Api<Pod> = Api::namespaced(self.ctx.client.clone(), spec::namespace(pod));
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        match pods.delete(spec::name(pod), &params).await {
-            Err(error) if !is_gone(&self.ctx.client, pod, &error).await => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Computes the status and has it stored.
-    fn publish(&mut self, pod: &Arc<Pod>, view: &View, ended: bool) {
-        let mut known_pod = Pod::clone(pod);
-        known_pod.status = Some(base(pod.status.as_ref(), self.last.as_ref()));
-        let now = Timestamp::now();
-        let status = match &self.failed {
-            // A terminal phase was told before this process began: all that followed was told too.
-            None if self.last.is_none() && spec::is_terminal(pod) => pod.status.clone().unwrap_or_default(),
-            Some(failed) if self.rejected => report::rejected(&known_pod, failed, now),
-            failed => report::status(Known {
-                pod: &known_pod,
-                view,
-                verdicts: &self.probes.verdicts(),
-                waiting: &self.waiting,
-                failed: failed.as_ref(),
-                ended,
-                host_ips: &self.ctx.host.ips,
-                now,
-            }),
-        };
-        known_pod.status = Some(status.clone());
-        self.shared.tell(Arc::new(known_pod));
-        self.last = Some(status.clone());
-        self.writer.want(status);
-    }
 }
 
-/// The container that an action starts, and its image; of other actions, nothing.
-fn start_of(pod: &Pod, action: &Action) -> (String, String) {
-    let Action::Start { name, .. } = action else { return Default::default() };
-    let container = spec::all_containers(pod).find(|container| container.name == *name);
-    (name.clone(), container.and_then(|container| container.image.clone()).unwrap_or_default())
-}
-
-fn is_deleted(pod: &Pod) -> bool {
+pub(super) fn is_deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
-}
-
-/// What the next status starts from: our last one, with what others wrote since.
-fn base(told: Option<&PodStatus>, last: Option<&PodStatus>) -> PodStatus {
-    let told = told.cloned().unwrap_or_default();
-    let Some(last) = last else { return told };
-    let own = |kind: &str| conditions::OWN.contains(&kind);
-    let ours = last.conditions.iter().flatten().filter(|condition| own(&condition.type_));
-    let theirs = told.conditions.iter().flatten().filter(|condition| !own(&condition.type_));
-    PodStatus {
-        conditions: Some(ours.chain(theirs).cloned().collect()),
-        phase: last.phase.clone(),
-        reason: last.reason.clone(),
-        message: last.message.clone(),
-        start_time: last.start_time.clone(),
-        pod_ip: last.pod_ip.clone(),
-        pod_ips: last.pod_ips.clone(),
-        container_statuses: last.container_statuses.clone(),
-        init_container_statuses: last.init_container_statuses.clone(),
-        ..told
-    }
-}
-
-/// Event reasons are words of the program.
-fn event_reason(reason: &str) -> &'static str {
-    match reason {
-        "OutOfcpu" => "OutOfcpu",
-        "OutOfmemory" => "OutOfmemory",
-        "OutOfpods" => "OutOfpods",
-        "NodePorts" => "NodePorts",
-        _ => "NodeAffinity",
-    }
-}
-
-/// Whole seconds as Go prints them: 10s, 2m40s, 5m0s.
-fn go_seconds(duration: Duration) -> String {
-    match (duration.as_secs() / 60, duration.as_secs() % 60) {
-        (0, seconds) => format!("{seconds}s"),
-        (minutes, seconds) => format!("{minutes}m{seconds}s"),
-    }
 }

@@ -150,9 +150,18 @@ impl Objects {
 
     /// Uids of the pods whose volumes hold this object.
     pub(super) fn mounted_by(&self, key: &Key) -> Vec<String> {
+        self.users(key, true)
+    }
+
+    /// Uids of the pods that read this object beside their volumes.
+    pub(super) fn read_by(&self, key: &Key) -> Vec<String> {
+        self.users(key, false)
+    }
+
+    fn users(&self, key: &Key, mounted: bool) -> Vec<String> {
         let entries = self.entries();
         let users = entries.get(key).into_iter().flat_map(|entry| &entry.users);
-        users.filter(|user| user.mounted).map(|user| user.uid.clone()).collect()
+        users.filter(|user| user.mounted == mounted).map(|user| user.uid.clone()).collect()
     }
 
     fn drop_users(&self, gone: impl Fn(&Key, &User) -> bool) {
@@ -238,7 +247,9 @@ impl Inner {
                 Err(_) => continue,
             };
             let immutable = matches!(&next, State::Present(content) if content.immutable);
-            if sender.send_if_modified(|old| replace(old, next)) {
+            let mut news = false;
+            sender.send_modify(|old| news = replace(old, next));
+            if news {
                 self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
                 self.wake.notify_one();
             }
@@ -249,9 +260,10 @@ impl Inner {
     }
 }
 
-/// True if `next` is news.
+/// True if `next` is news to somebody who does not wait for the first answer.
 fn replace(old: &mut State, next: State) -> bool {
     let same = match (&*old, &next) {
+        (State::Unknown, _) => true,
         (State::Present(a), State::Present(b)) => a == b,
         (State::Absent, State::Absent) => true,
         _ => false,

@@ -14,7 +14,7 @@ const RETRY: Duration = Duration::from_secs(10);
 
 impl Volumes {
     /// Brings mounted volumes up to date, within moments of a change, until `stop`. For each pod with an object that
-    /// changed, `changed` is called with the pod's uid after the update: a pod that waits for its volumes should then be
+    /// changed, `changed` is called with the pod's uid, after the update of its volumes: a pod that waits for its volumes should then be
     /// tried at once.
     pub async fn run(&self, stop: Stop, changed: impl Fn(&str)) {
         let mut tick = tokio::time::interval(TOKEN_TICK);
@@ -25,6 +25,7 @@ impl Volumes {
             let mut pods: BTreeSet<String> = tokio::select! {
                 () = stop.stopped() => return,
                 keys = self.inner.objects.changes() => {
+                    keys.iter().flat_map(|key| self.inner.objects.read_by(key)).for_each(|uid| changed(&uid));
                     keys.iter().flat_map(|key| self.inner.objects.mounted_by(key)).collect()
                 }
                 _ = tick.tick() => self.inner.tokens.due().into_iter().collect(),
