@@ -16,19 +16,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info, warn};
 
-/// Containers by name whose image could not be had, and when they are tried again, whatever wakes the worker before.
+/// Steps that failed, and when they are tried again, whatever wakes the worker before: containers by name, and the
+/// sandbox.
 #[derive(Debug, Default)]
-pub(super) struct Held(HashMap<String, Instant>);
+pub(super) struct Held(HashMap<Option<String>, Instant>);
+
+/// What is held where this step fails: the container, or none for the sandbox.
+fn subject(action: &Action) -> Option<Option<String>> {
+    match action {
+        Action::Start { name, .. } => Some(Some(name.clone())),
+        Action::CreateSandbox { .. } => Some(None),
+        _ => None,
+    }
+}
 
 impl Held {
-    fn hold(&mut self, name: &str, pause: Duration) {
-        self.0.insert(name.to_string(), Instant::now() + pause);
+    fn hold(&mut self, action: &Action, pause: Duration) {
+        self.0.extend(subject(action).map(|subject| (subject, Instant::now() + pause)));
     }
 
     /// How long this step has to wait; none if it need not.
     fn remaining(&self, action: &Action) -> Option<Duration> {
-        let Action::Start { name, .. } = action else { return None };
-        let remaining = self.0.get(name)?.saturating_duration_since(Instant::now());
+        let remaining = self.0.get(&subject(action)?)?.saturating_duration_since(Instant::now());
         Some(remaining).filter(|remaining| !remaining.is_zero())
     }
 }
@@ -103,10 +112,10 @@ impl Worker {
                 Err(not) => {
                     let asked = not.retry.unwrap_or(self.pause);
                     retry = Some(retry.map_or(asked, |before| before.min(asked)));
-                    let Action::Start { name, .. } = action else { break };
                     if let Some(pause) = not.retry {
-                        self.held.hold(&name, pause);
+                        self.held.hold(&action, pause);
                     }
+                    let Action::Start { name, .. } = action else { break };
                     self.waiting.insert(name, (not.reason, not.message));
                 }
             }

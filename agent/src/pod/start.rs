@@ -23,7 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
 
-/// Why something was not started: the waiting reason of the container, its message, and when to try again.
+/// A sandbox that could not be made is tried again after this long, for a try that fails is not free: it made a network
+/// namespace and asked for addresses.
+const FAILED_SANDBOX: Duration = Duration::from_secs(3);
+
+/// Why something was not started: the waiting reason of the container, its message, and where nothing that wakes the pod's
+/// worker may be a reason to try sooner, when to try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotStarted {
     pub reason: &'static str,
@@ -72,7 +77,7 @@ impl Starter<'_> {
             }
             Err(error) => {
                 self.warn("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
-                Err(NotStarted::new("ContainerCreating", ""))
+                Err(NotStarted { retry: Some(FAILED_SANDBOX), ..NotStarted::new("ContainerCreating", "") })
             }
         }
     }
