@@ -82,9 +82,10 @@ pub fn inspect(fields: &Map<String, Value>) -> Vec<Finding> {
             findings.extend(inspect_nested(name, value));
             continue;
         }
+        let text = value.to_string();
         match WITHOUT_EFFECT.iter().find(|(known, _)| known == name) {
             None => findings.push(Finding::Unknown(name.clone())),
-            Some((_, default)) if *default == value.to_string() => {}
+            Some((_, default)) if *default == text => {}
             Some(_) => findings.push(Finding::Unsupported(name.clone())),
         }
     }

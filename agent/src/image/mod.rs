@@ -108,13 +108,13 @@ impl Images {
         let policy = policy(container, &name);
         let present = if policy == Policy::Always { None } else { self.present(&name).await? };
         let mut keyring = None;
-        if let Some(image) = present {
-            if self.is_allowed(pod, &name, &image, &mut keyring).await? {
-                let message =
-                    format!("Container image {asked:?} already present on machine and can be accessed by the pod");
-                self.events.pod(pod, Some(&container.name), Kind::Normal, "Pulled", message);
-                return Ok(of_cri(&image));
-            }
+        if let Some(image) = present
+            && self.is_allowed(pod, &name, &image, &mut keyring).await?
+        {
+            let message =
+                format!("Container image {asked:?} already present on machine and can be accessed by the pod");
+            self.events.pod(pod, Some(&container.name), Kind::Normal, "Pulled", message);
+            return Ok(of_cri(&image));
         }
         if policy == Policy::Never {
             let message = format!("Container image {asked:?} is not present with pull policy of Never");

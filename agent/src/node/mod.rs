@@ -305,10 +305,10 @@ impl Keeper {
         if let Ok(version) = self.runtime.version(VersionRequest::default()).await {
             readings.runtime_version = format!("{}://{}", version.runtime_name, version.runtime_version);
         }
-        if images.1.is_empty() || images.0.elapsed() > LIST_IMAGES {
-            if let Ok(list) = self.runtime.list_images(ListImagesRequest::default()).await {
-                *images = (Instant::now(), list.images);
-            }
+        if (images.1.is_empty() || images.0.elapsed() > LIST_IMAGES)
+            && let Ok(list) = self.runtime.list_images(ListImagesRequest::default()).await
+        {
+            *images = (Instant::now(), list.images);
         }
         readings.images.clone_from(&images.1);
         if let Ok(info) = self.runtime.image_fs_info(ImageFsInfoRequest {}).await {
