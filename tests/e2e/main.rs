@@ -42,7 +42,6 @@ const SHARED: &[(&str, Story)] = &[
     ("controllers-endpoints", controllers::endpoints),
     ("workloads-waiting", workloads::waiting),
     ("workloads-deadline", workloads::deadline),
-    ("workloads-host-port", workloads::host_port),
     ("streams-logs", streams::logs),
     ("streams-exec", streams::exec),
     ("streams-resize", streams::resize),

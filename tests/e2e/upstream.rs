@@ -15,7 +15,7 @@ const STORIES: &[(&str, Story)] = &[
     ("upstream-node-missing-image", workloads::missing_image),
     ("upstream-node-waiting", workloads::waiting),
     ("upstream-node-deadline", workloads::deadline),
-    ("upstream-node-host-port", workloads::host_port),
+    ("upstream-node-host-port", services::host_port),
     ("upstream-node-logs", streams::logs),
     ("upstream-node-exec", streams::exec),
     ("upstream-node-resize", streams::resize),

@@ -113,18 +113,3 @@ pub fn deadline(kubectl: &Kubectl<'_>) {
     kubectl.run(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod/late", "--timeout=20s"]);
     assert_eq!(kubectl.field("pod/late", "{.status.reason}"), "DeadlineExceeded");
 }
-
-pub fn host_port(kubectl: &Kubectl<'_>) {
-    kubectl.apply(&format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: front}}, spec: {{containers: [{{name: a, image: '{}', \
-         ports: [{{containerPort: 8080, hostPort: 8099}}]}}]}}}}",
-        images::ECHO
-    ));
-    kubectl.run(&["wait", "--for=condition=Ready", "pod/front", "--timeout=30s"]);
-    let url = format!("http://{}:8099/", kubectl.cluster.address());
-    eventually("the host's port to answer", Duration::from_secs(5), || {
-        kubectl.cluster.curl(&url).contains("\"pod\":\"front\"").then_some(())
-    });
-    kubectl.run(&["delete", "pod", "front", "--now", "--timeout=30s"]);
-    assert_eq!(kubectl.cluster.curl(&url), "", "the port is closed with the pod");
-}

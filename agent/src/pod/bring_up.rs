@@ -16,28 +16,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info, warn};
 
-/// Steps that failed, and when they are tried again, whatever wakes the worker before: containers by name, and the
-/// sandbox.
+/// Steps that failed, and when they are tried again, whatever wakes the worker before: containers by name and
+/// image, for another image is worth a try, and the sandbox.
 #[derive(Debug, Default)]
-pub(super) struct Held(HashMap<Option<String>, Instant>);
+pub(super) struct Held(HashMap<Option<(String, String)>, Instant>);
 
 /// What is held where this step fails: the container, or none for the sandbox.
-fn subject(action: &Action) -> Option<Option<String>> {
+fn subject(pod: &Pod, action: &Action) -> Option<Option<(String, String)>> {
     match action {
-        Action::Start { name, .. } => Some(Some(name.clone())),
+        Action::Start { name, .. } => {
+            let container = spec::all_containers(pod).find(|container| container.name == *name)?;
+            Some(Some((name.clone(), container.image.clone().unwrap_or_default())))
+        }
         Action::CreateSandbox { .. } => Some(None),
         _ => None,
     }
 }
 
 impl Held {
-    fn hold(&mut self, action: &Action, pause: Duration) {
-        self.0.extend(subject(action).map(|subject| (subject, Instant::now() + pause)));
+    fn hold(&mut self, pod: &Pod, action: &Action, pause: Duration) {
+        self.0.extend(subject(pod, action).map(|subject| (subject, Instant::now() + pause)));
     }
 
     /// How long this step has to wait; none if it need not.
-    fn remaining(&self, action: &Action) -> Option<Duration> {
-        let remaining = self.0.get(&subject(action)?)?.saturating_duration_since(Instant::now());
+    fn remaining(&self, pod: &Pod, action: &Action) -> Option<Duration> {
+        let remaining = self.0.get(&subject(pod, action)?)?.saturating_duration_since(Instant::now());
         Some(remaining).filter(|remaining| !remaining.is_zero())
     }
 }
@@ -89,7 +92,7 @@ impl Worker {
             decide(Facts { pod, view: &view, verdicts: &verdicts, back_off: &self.back_off, now: SystemTime::now() });
         self.settle_waiting(&actions, &view);
         let (held, due): (Vec<Action>, Vec<Action>) =
-            actions.into_iter().partition(|action| self.held.remaining(action).is_some());
+            actions.into_iter().partition(|action| self.held.remaining(pod, action).is_some());
         if due.iter().any(|action| !matches!(action, Action::HoldOff { .. })) {
             self.publish(pod, &view, false);
             return self.act_all(pod, &view, due).await;
@@ -113,7 +116,7 @@ impl Worker {
                     let asked = not.retry.unwrap_or(self.pause);
                     retry = Some(retry.map_or(asked, |before| before.min(asked)));
                     if let Some(pause) = not.retry {
-                        self.held.hold(&action, pause);
+                        self.held.hold(pod, &action, pause);
                     }
                     let Action::Start { name, .. } = action else { break };
                     self.waiting.insert(name, (not.reason, not.message));
@@ -162,7 +165,7 @@ impl Worker {
     fn calm<'a>(&self, pod: &Pod, actions: impl Iterator<Item = &'a Action>) -> Duration {
         let held = actions.filter_map(|action| match action {
             Action::HoldOff { remaining, .. } => Some(*remaining + Duration::from_millis(10)),
-            action => self.held.remaining(action),
+            action => self.held.remaining(pod, action),
         });
         held.chain(self.until_deadline(pod)).min().unwrap_or(CALM).min(CALM)
     }
