@@ -39,12 +39,13 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
     same("mounts for pod", &node.pods_of_mounts().difference(&uids).cloned().collect(), &Names::new());
     same("a mount of container", &node.containers_of_mounts().difference(&all).cloned().collect(), &Names::new());
     same("the runtime's folder of", &entries(&node.path("run/containerd/io.containerd.runtime.v2.task/k8s.io")), &all);
+    same("the shim of sandbox", &node.shims().into_iter().collect(), &ids(&sandboxes));
     same("the reservation of address", &node.reservations(), &addresses);
     same("rules of sandbox", &node.owners_of_rules(), &ids(&sandboxes));
     for (what, count) in [
         ("namespaces", entries(&node.path("run/netns")).len()),
         ("pairs", node.lines(&["ip", "-o", "link", "show", "master", "cni0"]).len()),
-        ("shims", node.shims()),
+        ("shims", node.shims().len()),
         // Each has a loopback too, in a network of its own.
         ("CNI results", entries(&node.path("var/lib/cni/results")).iter().filter(|n| n.starts_with("bosun-")).count()),
     ] {
@@ -195,8 +196,11 @@ impl<'a> Node<'a> {
         foreign.into_iter().map(|word| format!("the proxy sends to {word}, which no pod has")).collect()
     }
 
-    fn shims(&self) -> usize {
-        self.lines(&["ps", "-e", "-o", "args"]).iter().filter(|line| line.contains("containerd-shim-runc-v2 ")).count()
+    /// The sandbox that each shim is of.
+    fn shims(&self) -> Vec<String> {
+        let processes = self.lines(&["ps", "-e", "-o", "args"]);
+        let shims = processes.iter().filter(|line| line.contains("containerd-shim-runc-v2 "));
+        shims.filter_map(|line| line.split(" -id ").nth(1)?.split(' ').next()).map(str::to_owned).collect()
     }
 
     fn dangling_log_links(&self) -> Vec<String> {
