@@ -74,6 +74,7 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-egress", cluster::egress_comes_and_goes),
     ("cluster-resume", cluster::power_cut),
     ("registry-config", registry::by_configuration),
+    ("cluster-snapshot", objects::snapshot),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
     ("upstream-node", upstream::node),

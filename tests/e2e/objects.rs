@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use tests::bed::{Kubectl, eventually};
+use tests::bed::{Cluster, Kubectl, eventually};
 
 const SETTINGS: &str = "
 apiVersion: v1
@@ -38,6 +38,8 @@ pub fn read(kubectl: &Kubectl<'_>) {
     assert_eq!(chunked, kubectl.run(&["get", "cm", "-A", "-o", "name"]));
     let described = kubectl.run(&["describe", "configmap", "settings"]);
     assert!(described.contains("colour:") && described.contains("BinaryData"), "{described}");
+    let warned = kubectl.command(&["get", "endpoints", "-A"]).output().unwrap();
+    assert!(tests::bed::text(&warned.stderr).starts_with("Warning: v1 Endpoints is deprecated in v1.33+"));
     let missing = kubectl.fails(&["get", "configmap", "nosuch"]);
     assert_eq!(missing.trim(), "Error from server (NotFound): configmaps \"nosuch\" not found");
 }
@@ -148,6 +150,25 @@ pub fn explain(kubectl: &Kubectl<'_>) {
     assert!(kubectl.run(&["explain", "deployment", "--recursive"]).contains("maxSurge"));
     assert!(kubectl.fails(&["explain", "pod.nosuch"]).contains("field \"nosuch\" does not exist"));
     assert!(kubectl.run(&["version"]).contains("Server Version: v1.37"));
+}
+
+/// The objects as they were, while everything runs on.
+pub fn snapshot() {
+    let cluster = Cluster::up("snapshot", &[]);
+    let kubectl = cluster.namespace("snapshot");
+    let file = cluster.folder.path().join("snapshot");
+    let store = |verb: &str| {
+        let output = cluster.bosun(&["store", verb, file.to_str().unwrap(), "--name", &cluster.name]);
+        assert!(output.status.success(), "{}", tests::bed::text(&output.stderr));
+    };
+    kubectl.run(&["create", "configmap", "kept"]);
+    store("snapshot");
+    kubectl.run(&["delete", "configmap", "kept"]);
+    kubectl.run(&["create", "configmap", "later"]);
+    store("restore");
+    assert!(kubectl.run(&["get", "configmaps", "-o", "name"]).contains("configmap/kept"));
+    assert!(kubectl.fails(&["get", "configmap", "later"]).contains("NotFound"));
+    kubectl.echo("after", 1);
 }
 
 pub fn tokens(kubectl: &Kubectl<'_>) {

@@ -34,7 +34,7 @@ pub use negotiate::{Format, Include, Media, Shape};
 
 use crate::identity::{Attributes, User};
 use crate::ports::{Body, ConnectRequest, Decision, Peer};
-use crate::registry::Subresource;
+use crate::registry::{Resource, Subresource};
 use crate::server::Server;
 use path::{Place, Route};
 use query::Query;
@@ -94,7 +94,14 @@ async fn answer(
     }
     let asked = Asked { server, user, head, query };
     match route {
-        Route::Object(place) => object(asked, place, body).await,
+        Route::Object(place) => {
+            let warning = deprecation(place.resource);
+            let mut response = object(asked, place, body).await?;
+            if let Some(warning) = warning {
+                response.headers_mut().append(header::WARNING, header::HeaderValue::from_static(warning));
+            }
+            Ok(response)
+        }
         Route::CoreVersions => discovery::core_versions(&asked),
         Route::Groups => discovery::groups(&asked),
         Route::Group(group) => discovery::group(&asked, &group),
@@ -113,6 +120,16 @@ async fn answer(
             Some((content_type, document)) => Ok(body::answer(200, content_type, document.to_string())),
             None => Err(Status::new(404, "NotFound", "the server could not find the requested resource")),
         },
+    }
+}
+
+/// What clients are told who use a kind that has a successor.
+fn deprecation(resource: &Resource) -> Option<&'static str> {
+    match (resource.group, resource.plural) {
+        ("", "endpoints") => {
+            Some(r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#)
+        }
+        _ => None,
     }
 }
 
