@@ -266,12 +266,12 @@ mod tests {
             let mut pair =
                 Self { translator, kubelet: Session::new(Side::Server), out: Outbox::default(), ids: Vec::new() };
             pair.translator.open(&mut pair.out);
-            for event in pair.to_kubelet() {
+            for event in pair.pass_to_kubelet() {
                 let Event::Opened { id, headers } = event else { panic!("{event:?}") };
                 pair.ids.push((StreamType::of_headers(&headers).unwrap(), id));
                 pair.kubelet.reply(id).unwrap();
             }
-            assert!(pair.to_client().is_empty());
+            assert!(pair.pass_to_client().is_empty());
             pair
         }
 
@@ -279,12 +279,12 @@ mod tests {
             self.ids.iter().find(|(known, _)| *known == kind).unwrap().1
         }
 
-        fn to_kubelet(&mut self) -> Vec<Event> {
+        fn pass_to_kubelet(&mut self) -> Vec<Event> {
             let bytes = std::mem::take(&mut self.out.to_kubelet);
             self.kubelet.receive(&bytes).unwrap()
         }
 
-        fn to_client(&mut self) -> Vec<Message> {
+        fn pass_to_client(&mut self) -> Vec<Message> {
             let bytes = self.kubelet.take_output();
             self.translator.kubelet_sent(&bytes, &mut self.out);
             let (messages, to_kubelet) = self.out.take();
@@ -310,15 +310,15 @@ mod tests {
         pair.translator.client_sent(Bytes::from_static(b"\x00in"), &mut pair.out);
         pair.translator.client_sent(Bytes::from_static(b"\xff\x00"), &mut pair.out);
         let stdin = pair.id(StreamType::Stdin);
-        assert_eq!(pair.to_kubelet(), [Event::Data { id: stdin, data: "in".into() }, Event::Finished(stdin)]);
+        assert_eq!(pair.pass_to_kubelet(), [Event::Data { id: stdin, data: "in".into() }, Event::Finished(stdin)]);
 
         pair.finish(StreamType::Stdout, "out");
-        assert_eq!(pair.to_client(), [Message::Binary("\u{1}out".into())]);
+        assert_eq!(pair.pass_to_client(), [Message::Binary("\u{1}out".into())]);
         let exit = Outcome::Exited(7).to_status().to_string();
         pair.finish(StreamType::Error, &exit);
-        assert!(pair.to_client().is_empty(), "the outcome waits for all output");
+        assert!(pair.pass_to_client().is_empty(), "the outcome waits for all output");
         pair.finish(StreamType::Stderr, "err");
-        let messages = pair.to_client();
+        let messages = pair.pass_to_client();
         assert_eq!(messages[..2], [Message::Binary("\u{2}err".into()), Message::Binary(format!("\u{3}{exit}").into())]);
         assert!(messages[2].is_close() && pair.out.done);
     }
@@ -332,7 +332,7 @@ mod tests {
             let mut pair = Pair::new(protocol, remote);
             pair.finish(StreamType::Stdout, "");
             pair.finish(StreamType::Error, "");
-            let messages = pair.to_client();
+            let messages = pair.pass_to_client();
             let status = match &messages[0] {
                 Message::Binary(data) => {
                     serde_json::from_slice::<Value>(&data[1..]).unwrap()["status"] == json!("Success")
@@ -349,10 +349,10 @@ mod tests {
             Pair::new("base64.channel.k8s.io", Remote { stdin: true, stdout: true, stderr: false, tty: true });
         pair.translator.client_sent(Bytes::from_static(b"4eyJXaWR0aCI6ODB9"), &mut pair.out);
         let resize = pair.id(StreamType::Resize);
-        assert_eq!(pair.to_kubelet(), [Event::Data { id: resize, data: "{\"Width\":80}".into() }]);
+        assert_eq!(pair.pass_to_kubelet(), [Event::Data { id: resize, data: "{\"Width\":80}".into() }]);
         pair.finish(StreamType::Stdout, "hi");
         pair.finish(StreamType::Error, &Outcome::Failed("no".into()).to_status().to_string());
-        assert_eq!(pair.to_client()[..2], [Message::Text("1aGk=".into()), Message::Text("3bm8=".into())]);
+        assert_eq!(pair.pass_to_client()[..2], [Message::Text("1aGk=".into()), Message::Text("3bm8=".into())]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! kubectl is the one in `.tools/bin` of the checkout, which `hack/up` puts there; the tests that need it say so aloud
 //! where it is missing.
 
+#![allow(clippy::unwrap_used)] // clippy takes helpers of an integration test for other code
+
 mod cluster;
 mod kubelet;
 
