@@ -158,7 +158,7 @@ pub fn snapshot() {
     let kubectl = cluster.namespace("snapshot");
     let file = cluster.folder.path().join("snapshot");
     let store = |verb: &str| {
-        let output = cluster.bosun(&["store", verb, file.to_str().unwrap(), "--name", &cluster.name]);
+        let output = cluster.bosun(&["store", verb, file.to_str().unwrap()]);
         assert!(output.status.success(), "{}", tests::bed::text(&output.stderr));
     };
     kubectl.run(&["create", "configmap", "kept"]);
