@@ -25,6 +25,8 @@ struct Cli {
     command: Command,
 }
 
+// A process holds one value of it, so its size is no matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Subcommand)]
 enum Command {
     /// Start a cluster on this machine, or resume it

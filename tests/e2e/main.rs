@@ -3,6 +3,9 @@
 //! `cargo test -p tests` runs all; a word after `--` selects cases whose names contain it. BOSUN_BIN names the folder of
 //! the programs under test, BOSUN_CLUSTER a running cluster to use for the cases that share one.
 
+// A case fails by panicking: its unwraps are its checks.
+#![allow(clippy::unwrap_used)]
+
 mod cluster;
 mod controllers;
 mod layers;
