@@ -99,11 +99,13 @@ impl Cluster {
     /// Where hack/upstream fails, with what it said.
     pub fn upstream(name: &str) -> Self {
         let mut cluster = Self::absent(name);
-        let archives = cluster.folder.path().display().to_string();
-        let packed = output(programs().join("bench"), &["archives", &archives]);
-        assert!(packed.status.success(), "bench archives: {}", text(&packed.stderr));
-        let images = fs::read_dir(&archives).expect("the archives' folder").filter_map(Result::ok);
-        let images: Vec<String> = images.map(|file| file.path().display().to_string()).collect();
+        let images: Vec<String> = [("pause.tar", images::pause_archive()), ("echo.tar", images::echo_archive())]
+            .map(|(name, bytes)| {
+                let file = cluster.folder.path().join(name);
+                fs::write(&file, bytes).expect("the test's folder takes an archive");
+                file.display().to_string()
+            })
+            .to_vec();
         let state = cluster.folder.path().join("state");
         cluster.kubeconfig = state.join("admin.conf");
         cluster.kind = Kind::Upstream { state };
