@@ -31,6 +31,14 @@ impl Daemon {
         }
     }
 
+    /// The log filter that its flags ask for.
+    fn verbosity(&self) -> &'static str {
+        match self {
+            Self::Agent(options) if options.v >= 4 => "debug",
+            _ => "info",
+        }
+    }
+
     async fn run(self, stop: Stop) -> anyhow::Result<()> {
         let name = self.name();
         let done = match self {
@@ -52,7 +60,8 @@ const STACK: usize = 8 << 20;
 /// # Errors
 /// What the first of them failed with.
 pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
-    lifecycle::logging::init("info");
+    // "debug" sorts before "info": one daemon that asks for more decides for the process.
+    lifecycle::logging::init(daemons.iter().map(Daemon::verbosity).min().unwrap_or("info"));
     // Few threads: what they wait for is the network and the disk, and each costs memory.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,8 +1,10 @@
 //! How objects of a kind lie in the store.
 //!
-//!     /registry/PLURAL/[NAMESPACE/]NAME          legacy group
-//!     /registry/GROUP/PLURAL/[NAMESPACE/]NAME    the others
-//!     /claims/CLAIM                              the key of the object that holds it
+//! ```text
+//! /registry/PLURAL/[NAMESPACE/]NAME          legacy group
+//! /registry/GROUP/PLURAL/[NAMESPACE/]NAME    the others
+//! /claims/CLAIM                              the key of the object that holds it
+//! ```
 //!
 //! The value is the object's JSON without `apiVersion`, `kind` and `metadata.resourceVersion`, and begins with the
 //! metadata. So an answer is made from it by putting a head before it, without parsing.

@@ -1,7 +1,9 @@
 //! The engine that comes with bosun: a redb file with an append-only log of changes, and an index of it in memory.
 //!
-//!     log   (revision, place within it) → record     every change, in order
-//!     meta  name → number                            schema, compacted, revision
+//! ```text
+//! log   (revision, place within it) → record     every change, in order
+//! meta  name → number                            schema, compacted, revision
+//! ```
 //!
 //! Reads take a snapshot of the file under the index's lock, so that what the index names is there. Writes go to one
 //! thread (`writer`).
