@@ -30,6 +30,8 @@ impl Worker {
             return self.stop(pod, view, begun).await;
         }
         self.stopping = None;
+        // Before the terminal phase is told: a scheduler gives the pod's room and ports away as soon as it sees it.
+        self.ctx.admission.release(&self.uid);
         self.publish(pod, &view, true);
         let mut gone = self.shared.gone.subscribe();
         tokio::select! { () = self.writer.stored() => {}, _ = gone.wait_for(|gone| *gone) => {} }
@@ -83,9 +85,7 @@ impl Worker {
         if leaves {
             clean::everything(&self.ctx, pod, view).await.map_err(|error| error.to_string())?;
         }
-        clean::node_parts(&self.ctx, pod, leaves).await?;
-        self.ctx.admission.release(&self.uid);
-        Ok(())
+        clean::node_parts(&self.ctx, pod, leaves).await
     }
 
     async fn delete(&self, pod: &Pod) -> kube::Result<()> {
