@@ -1,3 +1,18 @@
-//! The place of the CRI server over containerd's native API, with pause-container sandboxes.
+//! A CRI v1 server over containerd's native API.
 //!
-//! Nothing stands here yet: the agent drives containerd's own CRI plugin through `--container-runtime-endpoint`.
+//! A call comes in at [`server`], becomes a decision in [`sandbox`], [`container`] or [`image`], and ends in calls to
+//! [`containerd`], the network ([`cni`]) and the kernel. All durable state is containerd's: a pod sandbox and a container
+//! are each a containerd container whose labels are the pod's and whose extension is our record.
+//!
+//! | room | what |
+//! |---|---|
+//! | [`containerd`] | typed calls to containerd, one file a service |
+//! | [`sandbox`] | a pod's pinned namespaces, its files, its record, its life |
+//! | [`container`] | the OCI spec (`spec/`), the record, create, start, stop, remove, ExecSync |
+//! | [`image`] | references, hosts.toml, registries, pull, unpack, list, remove |
+//! | [`cni`] | the network configuration and the plugins' exec contract |
+//! | [`log`] | containers' output to CRI log files, and to those who attach |
+//! | [`stream`] | the server of exec, attach and port-forward |
+//! | [`stats`] | CPU, memory, disk and network by sandbox and container |
+
+pub mod containerd;
