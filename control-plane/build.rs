@@ -36,7 +36,11 @@ fn main() {
 /// Where cargo keeps the sources of k8s-openapi.
 fn sources() -> PathBuf {
     let cargo = std::env::var_os("CARGO").expect("cargo sets CARGO");
-    let said = Command::new(cargo).args(["metadata", "--format-version=1", "--offline"]).output().expect("run cargo");
+    // Only this target's packages, and not --offline: on a fresh machine cargo has yet to fetch those of tests.
+    let target = std::env::var("TARGET").expect("cargo sets TARGET");
+    let words = ["metadata", "--format-version=1", "--locked", "--filter-platform", &target];
+    let said = Command::new(cargo).args(words).output().expect("run cargo");
+    assert!(said.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&said.stderr));
     let metadata: Value = serde_json::from_slice(&said.stdout).expect("cargo metadata prints JSON");
     let packages = metadata["packages"].as_array().expect("packages");
     let package = packages.iter().find(|p| p["name"] == "k8s-openapi").expect("the package k8s-openapi");
