@@ -55,6 +55,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // SAFETY: no other thread has been started.
+    unsafe { kernel::process::find_administrators_programs() };
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match run(&arguments) {
         Ok(code) => code,

@@ -6,6 +6,10 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use netlink_packet_core::{Emitable, NlasIterator};
+
+use crate::netlink::socket::Socket;
+
 /// Why a transaction or a listing failed. The kernel's state is then as it was before.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -89,6 +93,48 @@ fn refusal(report: &str) -> Error {
     }
 }
 
+/// A socket that tells which generation the rules of its network namespace are at: a number that each transaction,
+/// whoever makes it, replaces by another. Source: linux/netfilter/nf_tables.h, `NFT_MSG_GETGEN`.
+#[derive(Debug)]
+pub struct Generations(Socket);
+
+impl Generations {
+    /// # Errors
+    /// Where the kernel gives no netfilter socket.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(netlink_sys::protocols::NETLINK_NETFILTER).map(Self)
+    }
+
+    /// # Errors
+    /// Where the kernel has no nftables.
+    pub fn current(&mut self) -> io::Result<u32> {
+        const GET: u16 = 10 << 8 | 16;
+        let answer = self.0.get(GET, &AnyFamily)?;
+        generation(&answer.unwrap_or_default())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer without a generation"))
+    }
+}
+
+/// A `nfgenmsg` that asks for no family.
+struct AnyFamily;
+
+impl Emitable for AnyFamily {
+    fn buffer_len(&self) -> usize {
+        4
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+    }
+}
+
+fn generation(answer: &[u8]) -> Option<u32> {
+    const ID: u16 = 1;
+    let mut attributes = NlasIterator::new(answer.get(4..)?).filter_map(Result::ok);
+    let id = attributes.find(|attribute| attribute.kind() == ID)?;
+    Some(u32::from_be_bytes(id.value().try_into().ok()?))
+}
+
 /// Remembers scripts, refuses on request.
 #[derive(Debug, Default)]
 pub struct Fake {
@@ -141,6 +187,12 @@ mod tests {
                 assert!(matches!(refused, Error::Missing(_)), "{refused}");
                 assert!(matches!(Nft.list("list table ip two"), Err(Error::Missing(_))));
                 assert!(Nft.list("list set ip one s").unwrap().contains("10.0.0.1"));
+
+                let mut generations = Generations::open().unwrap();
+                let before = generations.current().unwrap();
+                assert_eq!(generations.current().unwrap(), before);
+                Nft.apply("add table ip three").unwrap();
+                assert_ne!(generations.current().unwrap(), before);
             })
             .unwrap();
     }

@@ -207,7 +207,7 @@ impl Worker {
                     Step::Full { services } => {
                         tracing::info!("wrote the table with {services} services in {took:?}");
                         // The lists of the watches and the text of the whole table are done with.
-                        kernel::process::give_back_memory();
+                        kernel::process::give_memory_back();
                     }
                     step => tracing::debug!("{step:?} in {took:?}"),
                 }

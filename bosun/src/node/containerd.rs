@@ -48,6 +48,8 @@ fn version_2(restrict_oom: bool) -> String {
 {UNUSED}
 [grpc]
 address = "{SOCKET}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "/run/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 restrict_oom_score_adj = {restrict_oom}
@@ -72,6 +74,8 @@ fn version_3(restrict_oom: bool) -> String {
 {UNUSED}
 [grpc]
 address = "{SOCKET}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "/run/containerd/opt"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = {restrict_oom}
 [plugins."io.containerd.cri.v1.runtime".cni]

@@ -15,8 +15,8 @@ use super::supervise::{Action, Event, Spec, Supervise};
 
 /// How often it looks whether a restart is due.
 const TICK: Duration = Duration::from_millis(100);
-/// With nothing due it looks this often for shims that are lost.
-const IDLE: Duration = Duration::from_secs(20);
+/// How often it looks for shims that are lost.
+const SWEEP: Duration = Duration::from_secs(20);
 
 /// A program to supervise. `command` is asked for anew for each start.
 pub struct Program {
@@ -47,7 +47,7 @@ impl Supervisor {
 
     /// Runs until SIGTERM or SIGINT has ended every program. One that cannot be started is tried again.
     pub fn run(&mut self, signals: &Signals) {
-        let mut events = vec![Event::Tick];
+        let (mut events, mut swept) = (vec![Event::Tick], Instant::now());
         loop {
             while let Some(event) = events.pop() {
                 for action in self.mind.on(event, Instant::now()) {
@@ -59,16 +59,16 @@ impl Supervisor {
                     }
                 }
             }
-            let pause = if self.mind.awaits_time() { TICK } else { IDLE };
+            let pause = if self.mind.awaits_time() { TICK } else { SWEEP };
             match signals.next(pause) {
                 Some(Signal::SIGCHLD) => events.extend(self.bury()),
                 Some(_) => events.push(Event::Stop),
-                None => {
-                    if pause == IDLE {
-                        self.shims.sweep();
-                    }
-                    events.push(Event::Tick);
-                }
+                None => events.push(Event::Tick),
+            }
+            // By the clock: on a busy node some child ends every moment.
+            if swept.elapsed() >= SWEEP {
+                self.shims.sweep();
+                swept = Instant::now();
             }
         }
     }

@@ -99,6 +99,23 @@ pub enum RunError {
     Failed { program: String, status: std::process::ExitStatus, said: String },
 }
 
+/// Adds the administrator's folders to the PATH that programs are found by: a shell that became root by `su` may lack them.
+///
+/// # Safety
+/// Nothing else may read or write the environment meanwhile: for the first lines of a `main`.
+pub unsafe fn find_administrators_programs() {
+    let mut folders: Vec<_> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
+    for folder in ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(std::path::PathBuf::from) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    if let Ok(path) = std::env::join_paths(folders) {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var("PATH", path) };
+    }
+}
+
 /// Runs a program to its end and returns what it printed. Its input is empty.
 ///
 /// # Errors
@@ -140,12 +157,4 @@ pub fn feed(words: &[String], write: impl FnOnce(&mut dyn io::Write) -> io::Resu
         return Err(RunError::Failed { program, status: output.status, said });
     }
     wrote.map_err(start)
-}
-/// Gives memory that is free inside this process back to the machine: for after a rare step that needed much of it.
-pub fn give_back_memory() {
-    // SAFETY: malloc_trim(3) takes a number and touches only free memory, under the allocator's own locks.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

@@ -8,6 +8,7 @@ mod proxy;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Parser)]
 struct Cli {
@@ -63,6 +64,13 @@ enum Measurement {
         #[arg(long, default_value_t = 10_000)]
         count: usize,
     },
+    /// When this network namespace has rules for the last of so many services.
+    Programmed {
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+        #[arg(long, default_value_t = 240)]
+        seconds: u64,
+    },
     /// One endpoint's change, from the write to the rule in the kernel of this network namespace.
     Endpoint {
         #[arg(long)]
@@ -94,6 +102,7 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(api::watch(&kubeconfig, clients, writes))?
         }
         Measurement::Services { kubeconfig, count } => runtime.block_on(proxy::services(&kubeconfig, count))?,
+        Measurement::Programmed { count, seconds } => proxy::programmed(count, Duration::from_secs(seconds))?,
         Measurement::Endpoint { kubeconfig, changes } => runtime.block_on(proxy::endpoint(&kubeconfig, changes))?,
         Measurement::Archives { folder } => {
             std::fs::write(folder.join("pause.tar"), images::pause_archive())?;

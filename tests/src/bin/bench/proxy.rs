@@ -2,12 +2,11 @@
 
 use crate::api::{client, fresh_namespace, send};
 use crate::figures::spread;
-use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
+use kernel::nftables::Generations;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const NAMESPACE: &str = "bench-services";
 
@@ -46,78 +45,90 @@ fn slice(service: &str, addresses: &[String]) -> Value {
         "endpoints": endpoints, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]})
 }
 
-/// Gives service 0 a new second endpoint and waits until a rule or set of this namespace names it.
+/// When the rules of this network namespace came to hold both endpoints of the last of `count` services: seconds since 1970.
+pub fn programmed(count: usize, patience: Duration) -> anyhow::Result<Value> {
+    let mut rules = Rules::open()?;
+    let deadline = Instant::now() + patience;
+    let last = address(count - 1, 1);
+    while Instant::now() < deadline {
+        let at = rules.rest(deadline)?;
+        if rules.hold(&last)? {
+            return Ok(json!({"at": at.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64()}));
+        }
+        rules.change(deadline)?;
+    }
+    anyhow::bail!("no rule names {last} after {patience:?}")
+}
+
+/// Gives service 0 a new second endpoint, `changes` times, and waits for the rules of this namespace to change.
 pub async fn endpoint(kubeconfig: &Path, changes: usize) -> anyhow::Result<Value> {
     let client = client(kubeconfig).await?;
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/s-0");
-    let mut watch = Monitor::start()?;
-    let patch = async |fresh: &str| {
-        let body = json!({"endpoints": slice("s-0", &[address(0, 0), fresh.to_owned()])["endpoints"]});
-        send(&client, "PATCH", &path, "application/json", &body).await.map(drop)
-    };
-    // nft reads the whole table before it begins to watch, and says nothing when it does: changes until one is seen.
-    for round in 1..=20 {
-        let fresh = format!("10.201.0.{round}");
-        patch(&fresh).await?;
-        match watch.wait_for(&fresh, Instant::now(), Duration::from_secs(2)) {
-            Err(error) if round == 20 => return Err(error),
-            Err(_) => {}
-            Ok(_) => break,
-        }
-    }
+    let mut rules = Rules::open()?;
     let mut samples = Vec::new();
+    let mut fresh = String::new();
     for change in 0..changes {
-        let fresh = format!("10.200.{}.{}", change / 250, change % 250 + 1);
-        let begin = Instant::now();
-        patch(&fresh).await?;
-        samples.push(watch.wait_for(&fresh, begin, Duration::from_secs(30))?);
         tokio::time::sleep(Duration::from_millis(1500)).await; // past a proxy's minimum between two syncs
+        fresh = format!("10.200.{}.{}", change / 250, change % 250 + 1);
+        let body = json!({"endpoints": slice("s-0", &[address(0, 0), fresh.clone()])["endpoints"]});
+        rules.look()?;
+        let begin = Instant::now();
+        send(&client, "PATCH", &path, "application/json", &body).await?;
+        rules.change(begin + Duration::from_secs(30))?;
+        samples.push(begin.elapsed());
     }
+    rules.rest(Instant::now() + Duration::from_secs(30))?;
+    anyhow::ensure!(rules.hold(&fresh)?, "the rules changed {changes} times and do not name {fresh}");
     Ok(json!({"changed_endpoint": spread(&mut samples)}))
 }
 
-/// `nft monitor`, which prints a change as soon as the kernel has taken it: unlike a listing of ten thousand
-/// services it costs nothing beside what is measured.
-struct Monitor {
-    child: std::process::Child,
-    lines: std::sync::mpsc::Receiver<(Instant, String)>,
+/// The rules of this network namespace, watched by their generation: a listing of ten thousand services takes as long as
+/// writing them and would be measured too.
+struct Rules {
+    generations: Generations,
+    known: u32,
+    since: SystemTime,
 }
 
-impl Monitor {
-    fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new("stdbuf")
-            .args(["-oL", "nft", "monitor", "new"])
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .context("start nft monitor")?;
-        let output = child.stdout.take().context("nft monitor has no output")?;
-        let (send, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in std::io::BufRead::lines(std::io::BufReader::new(output)).map_while(Result::ok) {
-                if send.send((Instant::now(), line)).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Self { child, lines })
+impl Rules {
+    /// So long without a change, and a proxy has nothing left to write.
+    const REST: Duration = Duration::from_millis(500);
+    const PAUSE: Duration = Duration::from_micros(500);
+
+    fn open() -> anyhow::Result<Self> {
+        let mut generations = Generations::open()?;
+        let known = generations.current()?;
+        Ok(Self { generations, known, since: SystemTime::now() })
     }
 
-    fn wait_for(&mut self, text: &str, begin: Instant, patience: Duration) -> anyhow::Result<Duration> {
-        loop {
-            let (at, line) = self
-                .lines
-                .recv_timeout(patience)
-                .with_context(|| format!("no rule names {text} {patience:?} after the change"))?;
-            if line.contains(text) {
-                return Ok(at.duration_since(begin));
-            }
+    /// Whether they changed since the last look.
+    fn look(&mut self) -> anyhow::Result<bool> {
+        let now = self.generations.current()?;
+        let changed = now != self.known;
+        if changed {
+            (self.known, self.since) = (now, SystemTime::now());
         }
+        Ok(changed)
     }
-}
 
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn change(&mut self, deadline: Instant) -> anyhow::Result<()> {
+        while !self.look()? {
+            anyhow::ensure!(Instant::now() < deadline, "no rule changed in time");
+            std::thread::sleep(Self::PAUSE);
+        }
+        Ok(())
+    }
+
+    /// When they were last changed, once they rest.
+    fn rest(&mut self, deadline: Instant) -> anyhow::Result<SystemTime> {
+        while self.look()? || self.since.elapsed().unwrap_or_default() < Self::REST {
+            anyhow::ensure!(Instant::now() < deadline, "the rules kept changing");
+            std::thread::sleep(Self::PAUSE);
+        }
+        Ok(self.since)
+    }
+
+    fn hold(&self, text: &str) -> anyhow::Result<bool> {
+        Ok(kernel::process::run("nft", &["list", "ruleset"])?.contains(text))
     }
 }
