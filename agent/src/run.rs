@@ -4,6 +4,7 @@ use crate::cgroup::{NodeAllocatable, PodCgroups, Rules};
 use crate::config::Config;
 use crate::event::Recorder;
 use crate::image::{self, Images};
+use crate::log;
 use crate::node::{self, Keeper, Machine};
 use crate::options::Options;
 use crate::pod::{Context, Host, Manager};
@@ -21,6 +22,7 @@ use lifecycle::Stop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// Runs the agent until `stop`. Pods go on when it returns.
@@ -96,34 +98,50 @@ async fn follow_services(ctx: &Context, stop: Stop) {
     services.run(ctx.client.clone(), stop).await;
 }
 
-/// Once at the start: folders and control groups of pods that neither the API nor the runtime knows.
+/// Once at the start: folders, logs and control groups of pods that neither the API nor the runtime knows.
 async fn clean_orphans(ctx: &Context, stop: Stop) {
+    // What is there is looked at first: of a pod that comes meanwhile nothing may go.
+    let (volumes, groups) = (ctx.volumes.on_disk(), ctx.cgroups.pods());
+    let logs = log::pods_with_logs(&ctx.config.pod_logs_dir);
+    let Some(living) = living(ctx, stop).await else { return };
+    for uid in volumes.into_iter().filter(|uid| !living.contains(uid)) {
+        info!(pod = uid, "removing the volumes of a pod that is gone");
+        if let Err(error) = ctx.volumes.remove_pod_dir(&uid).await {
+            warn!(%error, "volumes of a pod that is gone are left");
+        }
+    }
+    let cgroups = ctx.cgroups.clone();
+    let removed = tokio::task::spawn_blocking(move || {
+        for uid in groups.into_iter().filter(|uid| !living.contains(uid)) {
+            if let Err(error) = cgroups.remove_pod(&uid) {
+                warn!(%error, uid, "the control group of a pod that is gone is left");
+            }
+        }
+        for (_, folder) in logs.into_iter().filter(|(uid, _)| !living.contains(uid)) {
+            if let Err(error) = std::fs::remove_dir_all(&folder) {
+                warn!(%error, folder = %folder.display(), "logs of a pod that is gone are left");
+            }
+        }
+    });
+    let _ = removed.await;
+}
+
+/// Uids of the pods that the API has for this node or the runtime holds. `None` when the agent stops before both answer.
+async fn living(ctx: &Context, stop: Stop) -> Option<BTreeSet<String>> {
     use crate::pod::{spec, view::POD_UID};
     use k8s_openapi::api::core::v1::Pod;
     use kube::api::{Api, ListParams};
     let pods: Api<Pod> = Api::all(ctx.client.clone());
     let selector = ListParams::default().fields(&format!("spec.nodeName={}", ctx.host.node_name));
-    let living: BTreeSet<String> = loop {
+    loop {
         let known = (pods.list(&selector).await, ctx.runtime.list_pod_sandbox(Default::default()).await);
         if let (Ok(pods), Ok(sandboxes)) = known {
             let bound = pods.items.iter().map(|pod| spec::uid(pod).to_string());
             let held = sandboxes.items.into_iter().filter_map(|mut sandbox| sandbox.labels.remove(POD_UID));
-            break bound.chain(held).collect();
+            return Some(bound.chain(held).collect());
         }
-        tokio::select! { () = stop.stopped() => return, () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {} }
-    };
-    for error in ctx.volumes.clean_orphans(&living).await.err().into_iter().flatten() {
-        warn!(%error, "volumes of a pod that is gone are left");
+        tokio::select! { () = stop.stopped() => return None, () = tokio::time::sleep(Duration::from_secs(2)) => {} }
     }
-    let cgroups = ctx.cgroups.clone();
-    let removed = tokio::task::spawn_blocking(move || {
-        for uid in cgroups.pods().into_iter().filter(|uid| !living.contains(uid)) {
-            if let Err(error) = cgroups.remove_pod(&uid) {
-                warn!(%error, uid, "the control group of a pod that is gone is left");
-            }
-        }
-    });
-    let _ = removed.await;
 }
 
 async fn connect(options: &Options) -> anyhow::Result<(Client, http::Uri)> {

@@ -148,15 +148,13 @@ async fn a_follower_sees_every_line_over_rotations() {
 }
 
 #[test]
-fn a_pods_logs_are_found_by_uid_and_removed() {
+fn pods_with_logs_are_known_by_uid() {
     let log = Log::new("pods");
     let root = log.0.parent().unwrap();
-    let dir = pod_log_dir(root, "ns", "a", "u1");
-    fs::create_dir_all(dir.join("c")).unwrap();
-    fs::create_dir_all(pod_log_dir(root, "ns", "b", "u2")).unwrap();
-    fs::write(dir.join(container_log_path("c", 0)), "").unwrap();
-    remove_pod_logs(root, "u1").unwrap();
-    remove_pod_logs(root, "u1").unwrap();
-    let left: Vec<_> = pods_with_logs(root).into_iter().map(|(uid, _)| uid).collect();
-    assert_eq!(left, ["u2"]);
+    fs::create_dir_all(root.join("ns_a_u1/c")).unwrap();
+    fs::create_dir_all(root.join("ns_b_u2")).unwrap();
+    fs::write(root.join("no_folder_u3"), "").unwrap();
+    let mut found = pods_with_logs(root);
+    found.sort();
+    assert_eq!(found, [("u1".into(), root.join("ns_a_u1")), ("u2".into(), root.join("ns_b_u2"))]);
 }

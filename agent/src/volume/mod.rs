@@ -7,8 +7,8 @@
 //!
 //! Expected flow: [`Volumes::setup`] before a pod's containers, again whenever the pod changed (it is idempotent);
 //! [`Volumes::container_mounts`] before each container; [`Volumes::teardown`] once no container is left.
-//! [`Volumes::run`] keeps mounted configMaps, secrets and tokens fresh meanwhile; [`Volumes::clean_orphans`] at start
-//! removes what pods left that no longer exist.
+//! [`Volumes::run`] keeps mounted configMaps, secrets and tokens fresh meanwhile; at start [`Volumes::on_disk`] shows
+//! what pods left that no longer exist.
 //!
 //! The truth is on disk and in mountinfo; in memory is only which pods are set up, which a `setup` after a restart
 //! tells again.

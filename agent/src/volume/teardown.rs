@@ -1,6 +1,5 @@
 //! Unmounts and removes what a pod's volumes left; idempotent, and on past errors.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,19 +39,6 @@ impl Volumes {
     pub async fn remove_pod_dir(&self, uid: &str) -> Result<(), TeardownError> {
         self.teardown(uid).await?;
         self.remove(uid, true).await
-    }
-
-    /// At start: removes the folders of pods that are not among `live`, by what disk and mountinfo say.
-    ///
-    /// # Errors
-    /// One for each pod whose rest could not be removed.
-    pub async fn clean_orphans(&self, live: &BTreeSet<String>) -> Result<(), Vec<TeardownError>> {
-        let mut errors = Vec::new();
-        for uid in self.on_disk().into_iter().filter(|uid| !live.contains(uid)) {
-            tracing::info!(pod = %uid, "removing the volumes of a pod that is gone");
-            errors.extend(self.remove_pod_dir(&uid).await.err());
-        }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// Uids of the pods that have a folder.

@@ -117,7 +117,8 @@ fn volumes_are_made_mounted_and_removed() {
         volumes.teardown("u1").await.unwrap();
         assert!(!base.exists() && Path::new("/etc/passwd").exists() && root.join("pods/u1").exists());
         assert!(!kernel::mount::mounts().unwrap().iter().any(|m| m.mount_point.starts_with(&root)));
-        volumes.clean_orphans(&BTreeSet::from(["other".to_owned()])).await.unwrap();
+        assert_eq!(volumes.on_disk(), ["u1"]);
+        volumes.remove_pod_dir("u1").await.unwrap();
         assert!(volumes.on_disk().is_empty() && !volumes.knows("u1"));
         fs::remove_dir_all(root).unwrap();
     });
