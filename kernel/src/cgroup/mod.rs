@@ -5,6 +5,7 @@
 
 mod layout;
 mod limits;
+mod oom;
 mod usage;
 
 use std::collections::BTreeSet;
