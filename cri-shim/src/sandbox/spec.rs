@@ -9,7 +9,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{LinuxCpu, LinuxNamespaceType, LinuxResources, Process, Spec, User};
 
 use crate::container::spec::{
-    self, Handler, HostFacts, NamespacePaths, SpecError, capability_sets, clamped_oom_score, user_namespace,
+    self, Handler, HostFacts, IdMappings, NamespacePaths, SpecError, capability_sets, clamped_oom_score, user_namespace,
 };
 use crate::seccomp::Profile;
 
@@ -51,6 +51,22 @@ pub fn sandbox_seccomp_reference(config: &v1::PodSandboxConfig) -> Result<Option
     spec::seccomp_reference(&container_like(&spec::sandbox_security_of(config)))
 }
 
+/// The user namespace that the pod asks for; none for the machine's. To be asked for every pod, before any is made.
+///
+/// # Errors
+/// Where it is malformed, or the handler cannot run containers in one.
+pub fn sandbox_user_namespace(
+    config: &v1::PodSandboxConfig,
+    handler: &Handler,
+) -> Result<Option<IdMappings>, SpecError> {
+    let options = spec::sandbox_security_of(config).namespace_options.unwrap_or_default();
+    let ids = user_namespace(options.userns_options.as_ref())?;
+    if ids.is_some() && !handler.user_namespaces {
+        return Err(SpecError::UserNamespaceUnsupported { handler: handler.name.clone() });
+    }
+    Ok(ids)
+}
+
 /// The spec of a pause task.
 ///
 /// # Errors
@@ -66,7 +82,7 @@ pub fn pause_spec(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
     made.set_mounts(Some(mounts(input)));
     let mut linux = spec::empty_linux();
     let options = security.namespace_options.clone().unwrap_or_default();
-    let ids = user_namespace(options.userns_options.as_ref())?;
+    let ids = sandbox_user_namespace(input.config, input.handler)?;
     let mut namespaces = spec::joined_namespaces(input.namespaces, ids.as_ref(), &mut linux)?;
     namespaces.push(spec::own_namespace(LinuxNamespaceType::Mount));
     if options.pid != NamespaceMode::Node as i32 {
@@ -227,6 +243,22 @@ mod tests {
         let alone =
             v1::LinuxSandboxSecurityContext { run_as_group: Some(v1::Int64Value { value: 5 }), ..Default::default() };
         assert!(spec_of(alone).unwrap_err().starts_with("run_as_group 5 is set without"));
+    }
+
+    #[test]
+    fn a_user_namespace_needs_the_handler() {
+        let mapping = vec![v1::IdMapping { container_id: 0, host_id: 1000, length: 10 }];
+        let userns = v1::UserNamespace { mode: NamespaceMode::Pod as i32, uids: mapping.clone(), gids: mapping };
+        let options = v1::NamespaceOption { userns_options: Some(userns), ..Default::default() };
+        let config = fixtures::sandbox_config(v1::LinuxSandboxSecurityContext {
+            namespace_options: Some(options),
+            ..Default::default()
+        });
+        let able = Handler { user_namespaces: true, ..Handler::default() };
+        assert_eq!(sandbox_user_namespace(&config, &able).unwrap().unwrap().uids.len(), 1);
+        assert_eq!(sandbox_user_namespace(&v1::PodSandboxConfig::default(), &Handler::default()).unwrap(), None);
+        let refused = sandbox_user_namespace(&config, &Handler::default());
+        assert!(matches!(refused, Err(SpecError::UserNamespaceUnsupported { .. })), "{refused:?}");
     }
 
     #[test]

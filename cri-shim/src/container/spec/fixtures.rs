@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use cri::v1;
 use oci_spec::image::{Config, ImageConfiguration};
 
-use super::{Gathered, Handler, HostFacts, NamespacePaths, SandboxView, SpecError, Volume, container_spec};
+use super::{
+    ContainerInput, Gathered, Handler, HostFacts, NamespacePaths, SandboxView, SpecError, Volume, container_spec,
+};
 
 pub(crate) fn sandbox_config(security: v1::LinuxSandboxSecurityContext) -> v1::PodSandboxConfig {
     v1::PodSandboxConfig {
@@ -108,17 +110,21 @@ impl Case {
         }
     }
 
-    pub(crate) fn spec(&self) -> Result<oci_spec::runtime::Spec, SpecError> {
-        container_spec(&super::ContainerInput {
+    pub(crate) fn input<'a>(&'a self, sandbox: &'a SandboxView<'a>) -> ContainerInput<'a> {
+        ContainerInput {
             id: "container1",
-            sandbox: &self.view(),
+            sandbox,
             config: &self.config,
             image: &self.image,
             host: &self.host,
             handler: &self.handler,
             volumes: &self.volumes,
             gathered: &self.gathered,
-        })
+        }
+    }
+
+    pub(crate) fn spec(&self) -> Result<oci_spec::runtime::Spec, SpecError> {
+        container_spec(&self.input(&self.view()))
     }
 
     /// The spec as JSON, or the error's text.

@@ -25,6 +25,13 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// A handler whose program is asked for its features now. Blocks.
+    pub fn probe(name: &str, program: &str, host: &HostFacts) -> Self {
+        let told = kernel::process::run(program, &["features"]).ok();
+        let features = told.and_then(|text| serde_json::from_str(&text).ok());
+        Self::new(name, features.as_ref(), host)
+    }
+
     /// A handler whose program told its features (`runc features`); one that tells none is taken to have none.
     pub fn new(name: &str, features: Option<&Features>, host: &HostFacts) -> Self {
         let rro = |f: &Features| f.mount_options().as_ref().is_some_and(|all| all.iter().any(|o| o == "rro"));
@@ -59,5 +66,15 @@ mod tests {
         assert_eq!(can(Some(&features), &new), (true, true));
         assert_eq!(can(Some(&features), &HostFacts::default()), (false, false));
         assert_eq!(can(None, &new), (false, false));
+    }
+
+    #[test]
+    fn a_real_runc_tells_its_features() {
+        if kernel::process::run("runc", &["features"]).is_err() {
+            return eprintln!("SKIPPED runc features: no runc of 1.1 or newer");
+        }
+        let new = HostFacts { recursive_read_only: true, ..HostFacts::default() };
+        assert!(Handler::probe("runc", "runc", &new).recursive_read_only);
+        assert!(!Handler::probe("none", "no-such-runtime", &new).recursive_read_only);
     }
 }

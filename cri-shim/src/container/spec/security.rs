@@ -1,5 +1,7 @@
 //! Seccomp, AppArmor and SELinux of a container. Sources: CRI's SecurityProfile and SELinuxOption.
 
+use std::path::{Path, PathBuf};
+
 use cri::v1::{self, SecurityProfile, security_profile::ProfileType};
 use oci_spec::runtime::Spec;
 use sha2::{Digest, Sha256};
@@ -180,6 +182,53 @@ pub(crate) fn apply_selinux(spec: &mut Spec, labels: Labels) {
     if let Some(linux) = spec.linux_mut() {
         linux.set_mount_label(Some(labels.mount));
     }
+}
+
+/// What has to be labelled before a container may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relabel {
+    pub label: String,
+    pub paths: Vec<PathBuf>,
+}
+
+impl Relabel {
+    /// Labels everything. Blocks for as long as the folders are large.
+    ///
+    /// # Errors
+    /// At the first file that the kernel refuses.
+    pub fn run(&self) -> Result<(), kernel::selinux::Error> {
+        self.paths.iter().try_for_each(|path| kernel::selinux::relabel(path, &self.label))
+    }
+}
+
+/// Folders of the machine itself: their label is not for a request to change.
+const OF_THE_MACHINE: [&str; 14] =
+    ["/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
+
+/// What a container with this spec needs labelled: nothing where it has no label.
+///
+/// # Errors
+/// Where a mount asks for a folder of the machine itself to be labelled.
+pub fn relabel(input: &ContainerInput<'_>, spec: &Spec) -> Result<Option<Relabel>, SpecError> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().clone()).unwrap_or_default();
+    if label.is_empty() {
+        return Ok(None);
+    }
+    let asked = input.config.mounts.iter().zip(&input.gathered.mounts).filter(|(mount, _)| mount.selinux_relabel);
+    let mut paths = Vec::new();
+    for (mount, source) in asked {
+        if OF_THE_MACHINE.iter().any(|own| source.path == Path::new(own)) {
+            let reason = "a folder of the machine itself gets no other SELinux label: unset selinux_relabel";
+            return Err(SpecError::Mount { path: mount.container_path.clone(), reason });
+        }
+        paths.push(source.path.clone());
+    }
+    let pod = input.sandbox;
+    let own_shm = Some(pod.shm).filter(|shm| *shm != Path::new("/dev/shm"));
+    let files = [Some(pod.hosts), Some(pod.hostname), Some(pod.resolv_conf), own_shm];
+    paths.extend(files.into_iter().flatten().map(PathBuf::from));
+    paths.extend(input.volumes.iter().map(|volume| volume.source.clone()));
+    Ok(Some(Relabel { label, paths }))
 }
 
 /// `s0`, `s0-s15`, either with `:c1,c5.c9`. Source: the SELinux notebook, MLS and MCS ranges.

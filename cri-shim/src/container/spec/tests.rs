@@ -215,6 +215,23 @@ fn selinux_labels_only_where_the_kernel_has_them() {
 }
 
 #[test]
+fn what_a_labelled_container_uses_is_labelled() {
+    let with = |path: &str, selinux: bool| {
+        let mut case =
+            with_mount(v1::Mount { selinux_relabel: true, ..volume() }, Source { path: path.into(), ..on(true, true) });
+        case.host.selinux = selinux.then(super::SelinuxContexts::default);
+        let spec = case.spec().unwrap();
+        super::relabel(&case.input(&case.view()), &spec).map_err(|e| e.to_string())
+    };
+    assert_eq!(with("/srv/real", false), Ok(None));
+    let relabel = with("/srv/real", true).unwrap().unwrap();
+    assert_eq!(relabel.label, "system_u:object_r:container_file_t:s0");
+    let paths = ["/srv/real", "/pod/hosts", "/pod/hostname", "/pod/resolv.conf", "/pod/shm"];
+    assert_eq!(relabel.paths, paths.map(std::path::PathBuf::from));
+    assert!(with("/etc", true).unwrap_err().contains("a folder of the machine itself"));
+}
+
+#[test]
 fn no_new_privileges() {
     let spec = made(v1::LinuxContainerSecurityContext { no_new_privs: true, ..asks() });
     assert_eq!(spec["process"]["noNewPrivileges"], true);
