@@ -166,7 +166,9 @@ fn a_detached_overlay_is_seen_by_its_descriptor_alone() {
     }
     let before = mounts().unwrap().len();
     let root = match detached_overlay(&lower) {
-        Err(e) if e.kind() == Some(io::ErrorKind::PermissionDenied) => return eprintln!("SKIPPED detached overlay: {e}"),
+        Err(e) if e.kind() == Some(io::ErrorKind::PermissionDenied) => {
+            return eprintln!("SKIPPED detached overlay: {e}");
+        }
         other => other.unwrap(),
     };
     assert_eq!(mounts().unwrap().len(), before);

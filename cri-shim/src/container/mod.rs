@@ -1,0 +1,3 @@
+//! Containers of a pod.
+
+pub mod spec;

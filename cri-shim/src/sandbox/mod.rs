@@ -1,0 +1,3 @@
+//! Pod sandboxes.
+
+pub mod spec;
