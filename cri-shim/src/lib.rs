@@ -15,4 +15,7 @@
 //! | [`stream`] | the server of exec, attach and port-forward |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
+pub mod cni;
 pub mod containerd;
+pub mod sandbox;
+pub mod stats;

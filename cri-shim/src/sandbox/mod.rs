@@ -1,0 +1,3 @@
+//! A pod sandbox.
+
+pub mod namespaces;
