@@ -15,7 +15,9 @@
 //! | [`stream`] | the server of exec, attach and port-forward |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
+pub mod cni;
 pub mod container;
 pub mod containerd;
 pub mod sandbox;
 pub mod seccomp;
+pub mod stats;

@@ -1,3 +1,6 @@
 //! Pod sandboxes.
 
 pub mod spec;
+//! A pod sandbox.
+
+pub mod namespaces;
