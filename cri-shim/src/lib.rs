@@ -16,3 +16,5 @@
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
 pub mod containerd;
+pub mod log;
+pub mod stream;
