@@ -21,3 +21,5 @@ pub mod containerd;
 pub mod sandbox;
 pub mod seccomp;
 pub mod stats;
+pub mod log;
+pub mod stream;
