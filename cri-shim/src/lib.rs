@@ -16,3 +16,7 @@
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
 pub mod containerd;
+pub mod image;
+pub mod server {
+    pub mod image;
+}
