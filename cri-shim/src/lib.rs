@@ -23,3 +23,7 @@ pub mod seccomp;
 pub mod stats;
 pub mod log;
 pub mod stream;
+pub mod image;
+pub mod server {
+    pub mod image;
+}

@@ -2,6 +2,12 @@
 //!
 //! Each service of containerd has a file with the calls that are used. Source: containerd's api/services.
 
+pub mod content;
+pub mod diff;
+pub mod images;
+pub mod leases;
+pub mod snapshots;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
