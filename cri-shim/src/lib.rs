@@ -1,8 +1,8 @@
 //! A CRI v1 server over containerd's native API.
 //!
 //! A call comes in at [`server`], becomes a decision in [`sandbox`], [`container`] or [`image`], and ends in calls to
-//! [`containerd`], the network ([`cni`]) and the kernel. All durable state is containerd's: a pod sandbox and a container
-//! are each a containerd container whose labels are the pod's and whose extension is our record.
+//! [`containerd`], the network ([`cni`]) and the kernel. All durable state is containerd's: a pod sandbox and a
+//! container are each a containerd container whose labels are the pod's and whose extension is our record.
 //!
 //! | room | what |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! A pod's namespaces, kept alive by bind mounts instead of by a process: `FOLDER/{net,ipc,uts,user}`.
 //!
-//! A thread of its own moves into new namespaces, furnishes them (loopback, hostname, sysctls), mounts them and ends. With a
-//! user namespace a child process makes them, because a process with threads cannot, and because the others
-//! must belong to it. Source: namespaces(7), user_namespaces(7), unshare(2).
+//! A thread of its own moves into new namespaces, furnishes them (loopback, hostname, sysctls), mounts them and ends.
+//! With a user namespace a child process makes them, because a process with threads cannot, and because the others must
+//! belong to it. Source: namespaces(7), user_namespaces(7), unshare(2).
 
 mod child;
 

@@ -102,8 +102,8 @@ impl Netns {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(failed("enter", &self.path))
     }
 
-    /// A TCP connection made inside the namespace to the first of `addresses` that takes it. The thread that asked stays
-    /// where it is: a socket belongs for good to the namespace in which it was made.
+    /// A TCP connection made inside the namespace to the first of `addresses` that takes it. The thread that asked
+    /// stays where it is: a socket belongs for good to the namespace in which it was made.
     ///
     /// # Errors
     /// Where the namespace cannot be entered, or the last address's refusal. Each may take as long as `timeout`.

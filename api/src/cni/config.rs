@@ -293,9 +293,22 @@ pub fn negotiate(asked: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_list_or_refused(bytes in any::<Vec<u8>>(), name in "[a-z./-]{0,4}", more in "[{}\\[\\]\":,a-z]*") {
+            let _ = NetworkConfigList::parse(&bytes);
+            let text = format!(r#"{{"name":"{name}","plugins":[{{"type":"a","x":"{}"}}]}}"#, more.replace(['"', '\\'], ""));
+            if let Ok(list) = NetworkConfigList::parse(text.as_bytes()) {
+                let written = serde_json::to_vec(&list).unwrap();
+                prop_assert_eq!(NetworkConfigList::parse(&written).unwrap(), list);
+            }
+        }
+    }
 
     #[test]
     fn what_containerd_hands_down_is_read() {

@@ -253,7 +253,7 @@ mod tests {
             "ipRanges": [[{"subnet": "10.0.0.0/24"}]],
             "ips": ["10.0.0.9", "fd00::9/64"],
             "mac": "02:00:00:00:00:0a",
-            "bandwidth": {"ingressRate": 10_000_000, "ingressBurst": 4_294_967_295_u64, "egressRate": 0, "egressBurst": 0},
+            "bandwidth": {"ingressRate": 10_000_000, "ingressBurst": BURST, "egressRate": 0, "egressBurst": 0},
             "dns": {"servers": ["10.96.0.10"], "searches": [], "options": []},
             "cgroupPath": "/kubepods/pod1",
         });

@@ -1,7 +1,9 @@
-//! What is attached, on disk: `CACHE/results/NETWORK-CONTAINER-INTERFACE`, in the format of libcni, which other tools read.
+//! What is attached, on disk: `CACHE/results/NETWORK-CONTAINER-INTERFACE`, in the format of libcni, which other tools
+//! read.
 //!
-//! An entry without a result is an ADD that has not succeeded, or not yet. Files are replaced in one step but not synced: after
-//! a power cut no namespace lives, and an entry that is missing only means that DEL uses the present configuration.
+//! An entry without a result is an ADD that has not succeeded, or not yet. Files are replaced in one step but not
+//! synced: after a power cut no namespace lives, and an entry that is missing only means that DEL uses the present
+//! configuration.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -194,8 +196,9 @@ mod tests {
         });
         assert_eq!(serde_json::to_value(entry("abc")).unwrap(), expected);
         assert_eq!(Entry::parse(expected.to_string().as_bytes()), Some(entry("abc")));
-        let sparse = br#"{"kind":"cniCacheV1","containerId":"a","config":null,"ifName":"eth0","networkName":"n","cniArgs":null}"#;
-        assert_eq!(Entry::parse(sparse), Some(Entry::new("n", "a", "eth0")));
+        let sparse = json!({"kind": "cniCacheV1", "containerId": "a", "config": null, "ifName": "eth0", "networkName": "n",
+            "cniArgs": null});
+        assert_eq!(Entry::parse(sparse.to_string().as_bytes()), Some(Entry::new("n", "a", "eth0")));
         let elsewhere = br#"{"kind":"cniCacheV1","containerId":"../a","config":"","ifName":"eth0","networkName":"n"}"#;
         assert_eq!(Entry::parse(elsewhere), None);
     }

@@ -27,7 +27,7 @@ pub enum ConfigError {
     #[error("CNI configuration {} is not usable: {source}", file.display())]
     Invalid { file: PathBuf, source: api::cni::Error },
     #[error(
-        "network {network:?} in {} is of CNI version {version:?}, the versions spoken here are {}: change its cniVersion",
+        "network {network:?} in {} is of CNI version {version:?}: change its cniVersion to one of {}",
         file.display(), VERSIONS.join(", ")
     )]
     Version { file: PathBuf, network: String, version: String },
@@ -154,8 +154,8 @@ mod tests {
         );
         assert_eq!(
             said(&[("a.conf", r#"{"cniVersion":"0.2.0","name":"n","type":"a"}"#)]),
-            "network \"n\" in DIR/a.conf is of CNI version \"0.2.0\", the versions spoken here are 0.3.0, 0.3.1, 0.4.0, \
-             1.0.0, 1.1.0: change its cniVersion"
+            "network \"n\" in DIR/a.conf is of CNI version \"0.2.0\": change its cniVersion to one of 0.3.0, 0.3.1, 0.4.0, \
+             1.0.0, 1.1.0"
         );
         assert_eq!(
             said(&[("a.conf", r#"{"cniVersion":"1.0.0","name":"n","type":"../../bin/sh"}"#)]),

@@ -1,9 +1,9 @@
 //! The pod network: a runtime of the Container Network Interface.
 //!
-//! The first configuration of a folder is the pods' network. It is read at each use, so a change counts from the next call
-//! on, and nothing has to be watched. Plugins are run as the specification says; what was attached how is
-//! written into the cache where libcni has it, before the first plugin runs, so that DEL finds the configuration, the
-//! arguments and the result of its ADD whatever happened in between, to us or to the folder.
+//! The first configuration of a folder is the pods' network. It is read at each use, so a change counts from the next
+//! call on, and nothing has to be watched. Plugins are run as the specification says; what was attached how is written
+//! into the cache where libcni has it, before the first plugin runs, so that DEL finds the configuration, the arguments
+//! and the result of its ADD whatever happened in between, to us or to the folder.
 //!
 //! | file | what |
 //! |---|---|
@@ -63,8 +63,8 @@ pub struct NetworkSettings {
     pub cache_dir: PathBuf,
     /// Network namespaces below this folder are ours: GC ends no cached attachment of another.
     pub netns_dir: PathBuf,
-    /// Whether no other runtime attaches to the same network. Only then may plugins be told to forget whatever we do not
-    /// know: else the pods of the other lose their addresses.
+    /// Whether no other runtime attaches to the same network. Only then may plugins be told to forget whatever we do
+    /// not know: else the pods of the other lose their addresses.
     pub exclusive: bool,
     /// For one call of one plugin.
     pub timeout: Duration,
@@ -139,8 +139,8 @@ impl Network {
         self.shared.verbs.ready().map_err(|error| error.to_string())
     }
 
-    /// As [`Network::ready`], and what the plugins themselves say to STATUS (from version 1.1.0 on). An answer counts for
-    /// five seconds.
+    /// As [`Network::ready`], and what the plugins themselves say to STATUS (from version 1.1.0 on). An answer counts
+    /// for five seconds.
     ///
     /// # Errors
     /// As `ready`, or the plugin's reason.
@@ -182,8 +182,8 @@ impl Network {
         .await
     }
 
-    /// Asks the plugins whether an attachment is as ADD left it. Success where they cannot be asked: configurations before
-    /// 0.4.0 and those that switch it off.
+    /// Asks the plugins whether an attachment is as ADD left it. Success where they cannot be asked: configurations
+    /// before 0.4.0 and those that switch it off.
     ///
     /// # Errors
     /// Where a plugin finds a difference, or nothing is known of the attachment.
@@ -198,8 +198,8 @@ impl Network {
         .await
     }
 
-    /// Detaches a pod, by the configuration, arguments and result that its ADD had; where nothing was written down of it, by
-    /// the present configuration. Idempotent. The namespace may be gone.
+    /// Detaches a pod, by the configuration, arguments and result that its ADD had; where nothing was written down of
+    /// it, by the present configuration. Idempotent. The namespace may be gone.
     ///
     /// # Errors
     /// All that plugins failed with. The cache then keeps the attachment, for the next call.
@@ -218,8 +218,9 @@ impl Network {
         .await
     }
 
-    /// Detaches what the cache knows of our pods that are not among `living` (container ids) and whose namespaces are gone,
-    /// then, on an exclusive network, lets the plugins (from 1.1.0 on) drop whatever belongs to none of the living.
+    /// Detaches what the cache knows of our pods that are not among `living` (container ids) and whose namespaces are
+    /// gone, then, on an exclusive network, lets the plugins (from 1.1.0 on) drop whatever belongs to none of the
+    /// living.
     ///
     /// Only for a caller that knows all pods: after everything was restored.
     ///

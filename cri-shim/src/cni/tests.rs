@@ -40,7 +40,8 @@ impl Bed {
             std::fs::create_dir(at(dir)).unwrap();
         }
         for name in ["first", "second"] {
-            // Not written by this process: a program that another test's fork still holds open for writing cannot be run.
+            // Not written by this process: a program that another test's fork still holds open for writing cannot be
+            // run.
             std::fs::write(at("plugin"), PLUGIN).unwrap();
             let copy =
                 ["-m", "755", at("plugin").to_str().unwrap(), at("bin").join(name).to_str().unwrap()].map(String::from);

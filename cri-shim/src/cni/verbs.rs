@@ -231,8 +231,8 @@ fn broken(loaded: &Loaded, error: impl std::fmt::Display) -> CniError {
     CniError::Run { network: loaded.list.name.clone(), command: "encode", reason: error.to_string() }
 }
 
-/// Whether GC may end an attachment: it is ours, no pod of ours is it, and its namespace is gone. A living namespace is spared
-/// whoever it belongs to.
+/// Whether GC may end an attachment: it is ours, no pod of ours is it, and its namespace is gone. A living namespace is
+/// spared whoever it belongs to.
 fn is_stale(entry: &Entry, living: &BTreeSet<String>, ours: &Path, alive: bool) -> bool {
     !alive && !living.contains(&entry.container_id) && Path::new(&entry.netns).starts_with(ours)
 }
@@ -268,7 +268,8 @@ mod tests {
             "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": "/x"}, {"name": "eth1", "sandbox": "/x"}],
             "ips": [
                 {"interface": 2, "address": "10.9.0.2/24"}, {"interface": 1, "address": "fd00::2/64"},
-                {"interface": 9, "address": "10.9.0.3/24"}, {"address": "fd01::2/64"}, {"interface": 1, "address": "10.0.0.2/24"},
+                {"interface": 9, "address": "10.9.0.3/24"}, {"address": "fd01::2/64"},
+                {"interface": 1, "address": "10.0.0.2/24"},
             ],
         }));
         let result = result.unwrap();

@@ -1,7 +1,8 @@
 //! Which namespaces a sandbox has of its own, decided from its config; and a connection into its network.
 //!
 //! They live without a process (`kernel::namespaces`), so most pods need no task of their own. Source: CRI's
-//! NamespaceOption and UserNamespace; sysctls: namespaces(7), ipc_namespaces(7), the kernel's Documentation/admin-guide/sysctl.
+//! NamespaceOption and UserNamespace; sysctls: namespaces(7), ipc_namespaces(7), the kernel's
+//! Documentation/admin-guide/sysctl.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,6 +1,7 @@
 //! Where runc puts a container's control group, by either driver.
 
-/// The path of the group of container `id` in a pod's `parent`, or of the pod itself without an id, the same in every hierarchy.
+/// The path of the group of container `id` in a pod's `parent`, or of the pod itself without an id, the same in every
+/// hierarchy.
 ///
 /// A parent whose last part ends in `.slice` is systemd's (`a-b.slice` lies in `a.slice`) and the container a scope
 /// `cri-containerd-ID.scope` in it; else it is a plain folder. Source: systemd.slice(5), runc's docs/systemd.md.

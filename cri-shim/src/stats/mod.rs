@@ -1,7 +1,7 @@
 //! What pods and containers use, as CRI tells it.
 //!
-//! [`Meter`] reads the kernel; `container.rs`, `sandbox.rs` and `metrics.rs` turn what it read into messages, without effects.
-//! It blocks, so a caller measures on a thread that may.
+//! [`Meter`] reads the kernel; `container.rs`, `sandbox.rs` and `metrics.rs` turn what it read into messages, without
+//! effects. It blocks, so a caller measures on a thread that may.
 
 mod container;
 mod group;
@@ -83,4 +83,41 @@ pub fn links(netns: &Path) -> Vec<LinkStatistics> {
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::cgroup::Layout;
+
+    use super::*;
+
+    #[test]
+    fn a_group_is_measured_until_it_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("kubepods/pod1");
+        std::fs::create_dir_all(&group).unwrap();
+        for (file, text) in [
+            ("cpu.stat", "usage_usec 7\nuser_usec 5\n"),
+            ("memory.current", "900\n"),
+            ("memory.stat", "inactive_file 100\n"),
+            ("memory.swap.current", "3\n"),
+            ("memory.swap.max", "max\n"),
+            ("cpu.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=4\n"),
+        ] {
+            std::fs::write(group.join(file), text).unwrap();
+        }
+        let meter = Meter::new(Cgroups::new(Layout::v2(root.path())));
+        let path = group_path("/kubepods/pod1", None);
+        let measure = meter.measure(&path).unwrap();
+        let usage = Usage { cpu_nanos: 7000, memory: 900, working_set: 800, swap: 3, ..Usage::default() };
+        assert_eq!((measure.usage, measure.nano_cores), (usage, None));
+        assert_eq!(measure.pressures.cpu.unwrap().some.total_micros, 4);
+        assert_eq!(meter.detail(&path).unwrap().cpu_user_nanos, 5000);
+        assert!(meter.measure("/kubepods/pod2").is_err());
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_has_no_links() {
+        assert_eq!(links(Path::new("/nonexistent/ns/net")), []);
+    }
 }

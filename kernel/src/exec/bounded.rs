@@ -39,8 +39,8 @@ pub struct Finished {
 /// Runs `program` with `environment` added to the caller's, in a process group of its own.
 ///
 /// # Errors
-/// Where it cannot be started; of kind `TimedOut` or `FileTooLarge` where it passed a bound, after it and all of its group
-/// were killed.
+/// Where it cannot be started; of kind `TimedOut` or `FileTooLarge` where it passed a bound, after it and all of its
+/// group were killed.
 pub fn run_bounded(
     program: &Path,
     environment: &[(&str, &str)],

@@ -132,3 +132,23 @@ fn nothing_asked_for_is_nothing_made() {
         assert!(!is_namespace(&PathBuf::from("/proc/self/status")));
     });
 }
+
+#[test]
+fn many_are_made_at_once_with_and_without_users() {
+    in_a_folder("many", |folder| {
+        let map = vec![IdMap { inside: 0, outside: 100_000, length: 65_536 }];
+        let users = Request { user: Some(IdMaps { users: map.clone(), groups: map }), ..everything() };
+        std::thread::scope(|scope| {
+            for number in 0..16 {
+                let request = if number % 2 == 0 { everything() } else { users.clone() };
+                scope.spawn(move || {
+                    let own = folder.join(number.to_string());
+                    let made = pin(&own, &request).unwrap();
+                    assert_eq!((made.net.is_some(), made.user.is_some()), (true, number % 2 == 1));
+                    unpin(&own).unwrap();
+                });
+            }
+        });
+        std::fs::remove_dir(folder).unwrap();
+    });
+}
