@@ -8,6 +8,9 @@ use std::time::SystemTime;
 /// The longest content of a record, bytes; longer lines become several. As containerd's default.
 pub const MAX_LINE: usize = 16 * 1024;
 
+/// [`encode`] stops when it has made so much, bytes: empty lines become forty times what they were.
+pub const ENOUGH: usize = 1024 * 1024;
+
 /// Which output of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -64,33 +67,33 @@ impl Timestamp {
     }
 }
 
-/// Appends the records of `input` to `out` and returns how many bytes of the input they carry.
+/// Appends the records of `input` to `out`, until that has [`ENOUGH`], and returns how many bytes of the input they carry.
 pub fn encode(stream: Stream, time: Timestamp, input: &[u8], tail: Tail, out: &mut Vec<u8>) -> usize {
     let full = head(stream, time, b'F');
     let part = head(stream, time, b'P');
-    let mut put = |head: &[u8; HEAD], content: &[u8]| {
+    let put = |out: &mut Vec<u8>, head: &[u8; HEAD], content: &[u8]| {
         out.reserve(HEAD + content.len() + 1);
         out.extend_from_slice(head);
         out.extend_from_slice(content);
         out.push(b'\n');
     };
     let mut rest = input;
-    loop {
+    while out.len() < ENOUGH {
         match newline(&rest[..rest.len().min(MAX_LINE + 1)]) {
             Some(at) => {
-                put(&full, &rest[..at]);
+                put(out, &full, &rest[..at]);
                 rest = &rest[at + 1..];
             }
             None if rest.len() > MAX_LINE => {
-                put(&part, &rest[..MAX_LINE]);
+                put(out, &part, &rest[..MAX_LINE]);
                 rest = &rest[MAX_LINE..];
+            }
+            None if tail == Tail::Write && !rest.is_empty() => {
+                put(out, &part, rest);
+                rest = &[];
             }
             None => break,
         }
-    }
-    if tail == Tail::Write && !rest.is_empty() {
-        put(&part, rest);
-        rest = &[];
     }
     input.len() - rest.len()
 }
@@ -174,6 +177,14 @@ mod tests {
             encoded(format!("{exact}yz\n").as_bytes(), Tail::Wait),
             (format!("P {exact}\nF yz\n"), MAX_LINE + 3)
         );
+    }
+
+    #[test]
+    fn what_is_made_at_once_is_bounded() {
+        let mut out = Vec::new();
+        let taken = encode(Stream::Stdout, at(0), &[b'\n'; 100_000], Tail::Write, &mut out);
+        assert_eq!(taken, ENOUGH.div_ceil(HEAD + 1));
+        assert_eq!(out.len(), taken * (HEAD + 1));
     }
 
     #[test]

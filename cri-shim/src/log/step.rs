@@ -79,6 +79,7 @@ pub fn step(pipe: &File, log: &mut Option<LogFile>, cursor: Cursor, tail: Tail, 
         moved += taken;
         let after = match full {
             Some(error) => After::Full(error),
+            None if tools.records.len() >= record::ENOUGH => After::More,
             None if all => After::Rest(seen - taken),
             None if taken == 0 => After::Rest(seen),
             None => After::More,
@@ -101,8 +102,8 @@ fn write(
     tail: Tail,
     records: &mut Vec<u8>,
 ) -> (usize, Option<io::Error>) {
-    let Some(log) = log else { return (input.len(), None) };
     records.clear();
+    let Some(log) = log else { return (input.len(), None) };
     let taken = record::encode(stream, Timestamp::of(SystemTime::now()), input, tail, records);
     match log.append(records) {
         Ok(()) => (taken, None),

@@ -71,6 +71,18 @@ async fn lines_of_both_streams_come_into_the_log_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn many_empty_lines_are_many_records() {
+    let bed = Bed::new(true);
+    let io = bed.open();
+    let mut stdout = bed.stdout();
+    let feed = tokio::task::spawn_blocking(move || stdout.write_all(&[b'\n'; 200_000]).unwrap());
+    feed.await.unwrap();
+    assert!(io.drained(PATIENCE).await);
+    assert_eq!(bed.records().len(), 200_000);
+    assert!(bed.records().iter().all(|record| record == "stdout F "));
+}
+
+#[tokio::test]
 async fn an_unfinished_line_is_seen_after_a_while_and_goes_on() {
     let bed = Bed::new(true);
     let io = bed.open();

@@ -363,7 +363,7 @@ async fn version_5_closes_the_input_alone() {
 #[tokio::test]
 async fn a_command_is_held_back_by_a_client_that_does_not_read_and_loses_nothing() {
     let bed = bed().await;
-    let input = "0123456789".repeat(300_000);
+    let input = "0123456789".repeat(4_000_000);
     let mut client = spdy(&bed.urls.exec(exec(&["cat"], "io")).unwrap(), V4).await;
     let [error, stdin, out] = [StreamType::Error, StreamType::Stdin, StreamType::Stdout].map(|kind| client.open(kind));
     client.until(|client| client.replied == 3).await;
@@ -374,7 +374,7 @@ async fn a_command_is_held_back_by_a_client_that_does_not_read_and_loses_nothing
     let (mut read, mut write) = tokio::io::split(client.io);
     let sending = tokio::spawn(async move { write.write_all(&output).await.map(|()| write) });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!sending.is_finished(), "3 MB went in though nothing came out");
+    assert!(!sending.is_finished(), "40 MB went in though nothing came out");
     let mut got = 0;
     let mut chunk = vec![0; 64 * 1024];
     while !client.finished.contains(&error) {
