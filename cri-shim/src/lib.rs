@@ -1,8 +1,8 @@
 //! A CRI v1 server over containerd's native API.
 //!
 //! A call comes in at [`server`], becomes a decision in [`sandbox`], [`container`] or [`image`], and ends in calls to
-//! [`containerd`], the network ([`cni`]) and the kernel. All durable state is containerd's: a pod sandbox and a
-//! container are each a containerd container whose labels are the pod's and whose extension is our record.
+//! [`containerd`], the network ([`cni`]) and the kernel. All durable state is containerd's: a pod sandbox and a container
+//! are each a containerd container whose labels are the pod's and whose extension is our record.
 //!
 //! | room | what |
 //! |---|---|
@@ -18,12 +18,24 @@
 pub mod cni;
 pub mod container;
 pub mod containerd;
+pub mod error;
+pub mod events;
+pub mod flight;
+pub mod folders;
+pub mod handler;
+pub mod image;
+pub mod index;
+pub mod log;
+pub mod options;
+pub mod record;
+pub mod restore;
+pub mod run;
 pub mod sandbox;
 pub mod seccomp;
+pub mod server;
+pub mod shim;
 pub mod stats;
-pub mod log;
 pub mod stream;
-pub mod image;
-pub mod server {
-    pub mod image;
-}
+
+pub use options::Options;
+pub use run::run;

@@ -53,7 +53,8 @@ impl cri::ImageService for ImageServer {
         request: Request<v1::StreamImagesRequest>,
     ) -> Result<Response<BoxStream<v1::StreamImagesResponse>>, Status> {
         let images = self.listed(request.into_inner().filter).await?;
-        let parts: Vec<_> = images.chunks(PART).map(|part| v1::StreamImagesResponse { images: part.to_vec() }).collect();
+        let parts: Vec<_> =
+            images.chunks(PART).map(|part| v1::StreamImagesResponse { images: part.to_vec() }).collect();
         Ok(Response::new(stream::iter(parts).map(Ok).boxed()))
     }
 

@@ -131,9 +131,8 @@ async fn connection(
 }
 
 async fn read(request: Request<Incoming>) -> Seen {
-    let text = |name: &str| {
-        request.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
-    };
+    let text =
+        |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     Seen {
         method: request.method().to_string(),
         path: request.uri().path().to_owned(),

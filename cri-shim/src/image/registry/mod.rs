@@ -24,8 +24,8 @@ use http::{HeaderMap, Method};
 use self::auth::Auth;
 use self::connect::Dialer;
 use self::failure::{FailureKind, HostFailure};
-use self::host::{Context, Wanted};
 pub use self::host::{Blob, Host};
+use self::host::{Context, Wanted};
 use self::hosts::HostConfig;
 use self::proxy::Proxies;
 use super::ImageError;
@@ -215,10 +215,7 @@ fn setup(reference: &Reference, why: &dyn std::fmt::Display) -> ImageError {
 }
 
 /// hosts.toml and the certificates it names. Reads files.
-fn configure(
-    certs_dir: Option<PathBuf>,
-    registry: &str,
-) -> Result<Vec<(HostConfig, rustls::ClientConfig)>, String> {
+fn configure(certs_dir: Option<PathBuf>, registry: &str) -> Result<Vec<(HostConfig, rustls::ClientConfig)>, String> {
     let hosts = hosts::load(certs_dir.as_deref(), registry).map_err(|error| error.to_string())?;
     let system = tls::system_authorities();
     let with_tls = |host: HostConfig| match tls::client_config(&host, &system) {

@@ -195,7 +195,8 @@ async fn wrong_credentials_are_told_and_not_shown() {
 
 #[tokio::test]
 async fn a_registry_token_is_sent_at_once() {
-    let fake = Fake::start(|seen| if seen.authorization == "Bearer raw" { good(seen) } else { Reply::new(403, "") }).await;
+    let fake =
+        Fake::start(|seen| if seen.authorization == "Bearer raw" { good(seen) } else { Reply::new(403, "") }).await;
     let certs = only(&[&fake]);
     let auth = Auth { registry_token: "raw".to_owned(), ..Auth::default() };
     registry(certs.path(), "a.test/x:1", Some(&auth)).await.resolve().await.unwrap();
