@@ -237,9 +237,15 @@ impl Served {
         self.process.wait().unwrap();
     }
 
-    /// Whether the shim has ended by itself.
-    pub fn is_dead(&mut self) -> bool {
-        self.process.try_wait().unwrap().is_some()
+    /// Whether the shim ends by itself, soon.
+    pub async fn dies(&mut self) -> bool {
+        for _ in 0..200 {
+            if self.process.try_wait().unwrap().is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
     }
 }
 
