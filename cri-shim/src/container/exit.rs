@@ -64,13 +64,11 @@ pub async fn finish(
     let record = container.record();
     let exit = describe(shim, &record.cgroup, started_at, outcome);
     conclude(shim, container, &exit).await;
-    if let Some(io) = io {
-        if !io.drained(DRAIN).await {
-            tracing::warn!(
-                id = record.id,
-                "a process holds the container's output open after its end, or the log's disk is full"
-            );
-        }
+    if let Some(io) = io
+        && !io.drained(DRAIN).await
+    {
+        let why = "a process holds its output open after its end, or the disk of its log is full";
+        tracing::warn!(id = record.id, "the container's log may not have all of its output: {why}");
     }
     tracing::info!(id = record.id, code = exit.code, reason = exit.reason.as_str(), "the container has ended");
     container.enter(State::Exited(exit));

@@ -49,7 +49,7 @@ pub struct Node {
 
 /// A shim that serves, as a process of its own.
 pub struct Served {
-    process: Child,
+    process: Option<Child>,
     pub runtime: RuntimeServiceClient<Channel>,
     pub images: ImageServiceClient<Channel>,
 }
@@ -183,7 +183,7 @@ impl Node {
         let channel = Endpoint::from_static("http://cri").connect_with_connector_lazy(connect);
         // What the kubelet takes.
         let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
-        Served { process, runtime, images: ImageServiceClient::new(channel) }
+        Served { process: Some(process), runtime, images: ImageServiceClient::new(channel) }
     }
 
     /// Stops containerd as an update does, and starts it again.
@@ -225,22 +225,37 @@ async fn shim(folder: &Path) {
 }
 
 impl Served {
+    fn process(&mut self) -> &mut Child {
+        self.process.as_mut().unwrap()
+    }
+
+    /// Another client of the same shim.
+    pub fn clone_client(&self) -> Self {
+        Self { process: None, runtime: self.runtime.clone(), images: self.images.clone() }
+    }
+
+    /// Its proportional share of memory, as the kernel tells it.
+    pub fn memory(&mut self) -> String {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.process().id())).unwrap();
+        rollup.lines().find(|line| line.starts_with("Pss:")).unwrap().to_owned()
+    }
+
     /// Ends the shim and nothing else.
     pub async fn end(mut self) {
-        kernel::process::kill(self.process.id(), kernel::process::Signal::SIGTERM).unwrap();
-        assert!(self.process.wait().unwrap().success());
+        kernel::process::kill(self.process().id(), kernel::process::Signal::SIGTERM).unwrap();
+        assert!(self.process().wait().unwrap().success());
     }
 
     /// Ends the shim in the middle of whatever it does.
     pub async fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.process().kill().unwrap();
+        self.process().wait().unwrap();
     }
 
     /// Whether the shim ends by itself, soon.
     pub async fn dies(&mut self) -> bool {
         for _ in 0..200 {
-            if self.process.try_wait().unwrap().is_some() {
+            if self.process().try_wait().unwrap().is_some() {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -330,3 +330,127 @@ fn every_event_is_told_in_order() {
         shim.end().await;
     });
 }
+
+#[test]
+fn a_pod_of_the_host_has_its_network_and_name() {
+    on_a_node("pods::a_pod_of_the_host_has_its_network_and_name", async |node| {
+        let mut shim = node.serve().await;
+        let mut config = pod("host", &node.folder.join("logs"));
+        config.hostname = String::new();
+        config.dns_config = None;
+        let own = NamespaceOption {
+            network: NamespaceMode::Node.into(),
+            ipc: NamespaceMode::Node.into(),
+            pid: NamespaceMode::Node.into(),
+            ..NamespaceOption::default()
+        };
+        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.namespace_options = Some(own.clone());
+        let sandbox = shim.run(&config).await;
+        assert_eq!(shim.sandbox(&sandbox).await.network.unwrap(), PodSandboxNetworkStatus::default());
+        let mut wanted = container("app", "while :; do sleep 1; done");
+        wanted.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options = Some(own);
+        let id = shim.create(&sandbox, &wanted).await;
+        shim.start(&id).await;
+        let script =
+            "hostname; for n in net ipc uts pid; do ls -l /proc/self/ns/$n | sed 's/.*> //'; done; cat /etc/hostname";
+        let done = shim.exec(&id, script, 10).await.unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        let mut expected = host.clone();
+        for name in ["net", "ipc", "uts", "pid"] {
+            let link = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+            expected.push_str(&format!("{}\n", link.display()));
+        }
+        expected.push_str(&host);
+        assert_eq!(said, expected);
+        assert_eq!(node.network_calls(), Vec::<String>::new());
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
+#[test]
+fn an_image_can_be_mounted_and_users_are_those_of_the_image() {
+    on_a_node("pods::an_image_can_be_mounted_and_users_are_those_of_the_image", async |node| {
+        let mut shim = node.serve().await;
+        let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
+        let mut wanted = container("app", "while :; do sleep 1; done");
+        let image = Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() });
+        wanted.mounts.push(Mount {
+            container_path: "/image".into(),
+            image,
+            image_sub_path: "etc".into(),
+            readonly: true,
+            ..Mount::default()
+        });
+        let security = wanted.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.run_as_username = "web".into();
+        security.supplemental_groups = vec![77];
+        let id = shim.create(&sandbox, &wanted).await;
+        shim.start(&id).await;
+        let done = shim.exec(&id, "id -u; id -g; id -G; ls /image; echo no > /image/x", 10).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&done.stdout), "1000\n1001\n1001 5 77\ngroup\npasswd\n");
+        assert_ne!(done.exit_code, 0);
+        let user = shim.status(&id).await.user.unwrap().linux.unwrap();
+        assert_eq!((user.uid, user.gid, user.supplemental_groups), (1000, 1001, vec![5, 77, 1001]));
+        let images = shim.images.list_images(ListImagesRequest::default()).await.unwrap().into_inner().images;
+        let status = shim.status(&id).await;
+        assert!(images.iter().any(|image| image.id == status.image_id), "{images:?}");
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
+#[test]
+fn a_network_that_fails_leaves_no_pod() {
+    on_a_node("pods::a_network_that_fails_leaves_no_pod", async |node| {
+        let mut shim = node.serve().await;
+        let plugin = node.folder.join("bin/toy");
+        let working = std::fs::read_to_string(&plugin).unwrap();
+        let broken =
+            working.replace("ADD)", "ADD) echo '{\"code\":11,\"msg\":\"no address is free\"}'; exit 1 ;;\nNONE)");
+        std::fs::write(&plugin, broken).unwrap();
+        let config = pod("web", &node.folder.join("logs"));
+        let request = RunPodSandboxRequest { config: Some(config.clone()), ..RunPodSandboxRequest::default() };
+        let error = shim.runtime.run_pod_sandbox(request).await.unwrap_err();
+        assert!(error.message().contains("no address is free"), "{error}");
+        nothing_is_left(node).await;
+        std::fs::write(&plugin, working).unwrap();
+        let sandbox = shim.run(&config).await;
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
+/// Where the time of a pod's start goes, for people: it judges nothing but that thirty at once all start.
+#[test]
+fn thirty_pods_start_at_once() {
+    on_a_node("pods::thirty_pods_start_at_once", async |node| {
+        let mut shim = node.serve().await;
+        let begun = Instant::now();
+        let one = async |n: u32| {
+            let mut shim = shim.clone_client();
+            let sandbox = shim.run(&pod(&format!("web{n}"), &node.folder.join("logs"))).await;
+            let id = shim.create(&sandbox, &container("app", "exec sleep 1000")).await;
+            shim.start(&id).await;
+            sandbox
+        };
+        let sandboxes = futures::future::join_all((0..30).map(one)).await;
+        eprintln!("30 pods in {:?}", begun.elapsed());
+        let process = shim.memory();
+        eprintln!("memory of the shim with 30 pods: {process}");
+        let log = std::fs::read_to_string(node.folder.join("shim.log")).unwrap();
+        for line in log.lines().filter(|line| line.contains("trace=")).rev().take(4) {
+            eprintln!("{line}");
+        }
+        for sandbox in &sandboxes {
+            shim.stop_and_remove(sandbox).await;
+        }
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
