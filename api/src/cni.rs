@@ -7,7 +7,8 @@ mod config;
 mod result;
 
 pub use config::{
-    Attachment, Bandwidth, CniArgs, IpRange, NetworkConfig, NetworkConfigList, PortMapping, RuntimeConfig, negotiate,
+    Attachment, Bandwidth, CniArgs, DnsRequest, IpRange, NetworkConfig, NetworkConfigList, PortMapping, RuntimeConfig,
+    is_identifier, negotiate,
 };
 pub use result::{Dns, Interface, Ip, Route, Success};
 

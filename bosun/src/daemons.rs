@@ -16,6 +16,8 @@ pub enum Daemon {
     ControllerManager(control_plane::controller_manager::Options),
     /// Run the pods of this node (kubelet)
     Agent(agent::Options),
+    /// Serve the container runtime interface over containerd
+    Cri(cri_shim::Options),
     /// Program Services into the node's network (kube-proxy)
     Proxy(proxy::Options),
 }
@@ -27,6 +29,7 @@ impl Daemon {
             Self::Scheduler(_) => "scheduler",
             Self::ControllerManager(_) => "controller-manager",
             Self::Agent(_) => "agent",
+            Self::Cri(_) => "cri",
             Self::Proxy(_) => "proxy",
         }
     }
@@ -46,6 +49,7 @@ impl Daemon {
             Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
             Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
             Self::Agent(options) => agent::run(options, stop).await,
+            Self::Cri(options) => cri_shim::run(options, images::pause_archive(), stop).await,
             Self::Proxy(options) => proxy::run(options, stop).await,
         };
         done.context(name)

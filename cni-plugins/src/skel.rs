@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use api::cni::{Attachment, CniArgs, Error, NetworkConfig, Success, VERSIONS, VersionInfo, code, negotiate};
+use api::cni::{
+    Attachment, CniArgs, Error, NetworkConfig, Success, VERSIONS, VersionInfo, code, is_identifier, negotiate,
+};
 use serde_json::Value;
 
 /// One call of a plugin, checked.
@@ -177,12 +179,6 @@ fn parse(command: &str, environment: &dyn Fn(&str) -> Option<String>, stdin: Vec
         }
     }
     Ok(call)
-}
-
-/// Letters, digits, `_`, `.` and `-`, the first a letter or digit: safe as a file's name.
-fn is_identifier(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
 /// What the kernel takes for an interface's name.

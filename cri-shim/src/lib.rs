@@ -15,4 +15,27 @@
 //! | [`stream`] | the server of exec, attach and port-forward |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
+pub mod cni;
+pub mod container;
 pub mod containerd;
+pub mod error;
+pub mod events;
+pub mod flight;
+pub mod folders;
+pub mod handler;
+pub mod image;
+pub mod index;
+pub mod log;
+pub mod options;
+pub mod record;
+pub mod restore;
+pub mod run;
+pub mod sandbox;
+pub mod seccomp;
+pub mod server;
+pub mod shim;
+pub mod stats;
+pub mod stream;
+
+pub use options::Options;
+pub use run::run;

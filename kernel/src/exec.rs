@@ -1,9 +1,14 @@
-//! A program run to its end with bytes on its standard input: how CNI plugins call one another.
+//! A program run to its end with bytes on its standard input: how CNI plugins are called.
+
+mod bounded;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+pub use bounded::{Bounds, Finished, run_bounded};
+
+/// A program that could not be run.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot run {program}: {source}")]
 pub struct Error {

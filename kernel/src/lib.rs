@@ -6,11 +6,14 @@
 pub mod cgroup;
 pub mod conntrack;
 pub mod exec;
+pub mod fifo;
 pub mod mount;
+pub mod namespaces;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;
 pub mod process;
+pub mod selinux;
 pub mod sysctl;
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 
 use std::fs::File;
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -98,6 +100,25 @@ impl Netns {
     /// Without CAP_SYS_ADMIN over the namespace.
     pub fn enter(&self) -> Result<(), Error> {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(failed("enter", &self.path))
+    }
+
+    /// A TCP connection made inside the namespace to the first of `addresses` that takes it. The thread that asked
+    /// stays where it is: a socket belongs for good to the namespace in which it was made.
+    ///
+    /// # Errors
+    /// Where the namespace cannot be entered, or the last address's refusal. Each may take as long as `timeout`.
+    pub fn connect(&self, addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
+        let dial = || {
+            let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+            for address in addresses {
+                match TcpStream::connect_timeout(address, timeout) {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = io::Error::new(error.kind(), format!("connect to {address}: {error}")),
+                }
+            }
+            Err(last)
+        };
+        self.run(dial).map_err(io::Error::other)?
     }
 
     /// What the kernel knows the namespace by: equal for two paths to the same one.
@@ -191,6 +212,30 @@ mod tests {
         assert_eq!(error.to_string(), "/proc/self/status is not a network namespace");
         assert!(error.is_gone());
         assert!(Netns::open("/nonexistent/ns").unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn a_connection_reaches_a_listener_that_only_the_namespace_has() {
+        if !crate::test::root("connect") {
+            return;
+        }
+        let netns = Netns::anonymous().unwrap();
+        let listener = netns
+            .run(|| {
+                use crate::netlink::{Kernel, LinkChange, Network};
+                let mut network = Kernel::open().unwrap();
+                let lo = network.link("lo").unwrap().unwrap().index;
+                network.change_link(lo, LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+                std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+            })
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let six = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port()));
+        let stream = netns.connect(&[six, address], Duration::from_secs(1)).unwrap();
+        assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
+        drop(listener);
+        let error = netns.connect(&[address], Duration::from_secs(1)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -19,11 +19,11 @@ pub struct NetworkConfigList {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cni_versions: Vec<String>,
     pub name: String,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "truth", skip_serializing_if = "std::ops::Not::not")]
     pub disable_check: bool,
-    #[serde(rename = "disableGC", default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(rename = "disableGC", default, deserialize_with = "truth", skip_serializing_if = "std::ops::Not::not")]
     pub disable_gc: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "truth", skip_serializing_if = "std::ops::Not::not")]
     pub load_only_inlined_plugins: bool,
     /// Each plugin's object as written.
     #[serde(default)]
@@ -34,30 +34,52 @@ impl NetworkConfigList {
     /// # Errors
     /// Decoding failure for what is not JSON of that shape, invalid config for a missing name, plugin or type.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let decoding = |error: serde_json::Error| Error::new(code::DECODING_FAILURE, error.to_string());
-        let value: Map<String, Value> = serde_json::from_slice(bytes).map_err(decoding)?;
-        let list = if value.contains_key("plugins") {
-            serde_json::from_value(Value::Object(value)).map_err(decoding)?
-        } else {
-            let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            Self {
-                cni_version: word("cniVersion"),
-                cni_versions: Vec::new(),
-                name: word("name"),
-                disable_check: false,
-                disable_gc: false,
-                load_only_inlined_plugins: false,
-                plugins: vec![value],
-            }
-        };
+        Self::parse_with(bytes, |_| Ok(Vec::new()))
+    }
+
+    /// As [`NetworkConfigList::parse`], with the plugins that `more` finds for the network's name after those of the
+    /// list itself, unless the list says `loadOnlyInlinedPlugins` (1.1.0). The result has them inlined and says so.
+    ///
+    /// # Errors
+    /// As `parse`, and what `more` fails with.
+    pub fn parse_with(
+        bytes: &[u8],
+        more: impl FnOnce(&str) -> Result<Vec<Map<String, Value>>, Error>,
+    ) -> Result<Self, Error> {
+        let mut list = Self::read(bytes)?;
         if list.name.is_empty() {
             return Err(Error::config("the network has no name"));
+        }
+        if !is_identifier(&list.name) {
+            return Err(Error::config(format!("invalid network name {:?}", list.name)));
+        }
+        if !std::mem::replace(&mut list.load_only_inlined_plugins, true) {
+            list.plugins.extend(more(&list.name)?);
         }
         match list.plugins.iter().position(|plugin| plugin.get("type").and_then(Value::as_str).is_none()) {
             Some(at) => Err(Error::config(format!("plugin {at} of network {:?} has no type", list.name))),
             None if list.plugins.is_empty() => Err(Error::config(format!("network {:?} has no plugins", list.name))),
             None => Ok(list),
         }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Error> {
+        let decoding = |error: serde_json::Error| Error::new(code::DECODING_FAILURE, error.to_string());
+        let value: Map<String, Value> = serde_json::from_slice(bytes).map_err(decoding)?;
+        // One plugin alone says its type at the top.
+        if !value.contains_key("type") {
+            return serde_json::from_value(Value::Object(value)).map_err(decoding);
+        }
+        let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self {
+            cni_version: word("cniVersion"),
+            cni_versions: Vec::new(),
+            name: word("name"),
+            disable_check: false,
+            disable_gc: false,
+            load_only_inlined_plugins: true,
+            plugins: vec![value],
+        })
     }
 
     /// The newest version that both this list and we speak.
@@ -112,7 +134,8 @@ pub struct NetworkConfig {
     pub prev_result: Option<Value>,
     #[serde(default)]
     pub dns: Dns,
-    #[serde(rename = "cni.dev/valid-attachments", alias = "cni.dev/attachments", default)]
+    /// Runtimes say the same under `cni.dev/attachments` too, as an early text of the specification had it.
+    #[serde(rename = "cni.dev/valid-attachments", default)]
     pub valid_attachments: Option<Vec<Attachment>>,
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -158,7 +181,7 @@ pub struct RuntimeConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bandwidth>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dns: Option<Dns>,
+    pub dns: Option<DnsRequest>,
     #[serde(rename = "deviceID", default, skip_serializing_if = "String::is_empty")]
     pub device_id: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -194,6 +217,15 @@ pub struct Bandwidth {
     pub egress_burst: u64,
 }
 
+/// The resolver that the runtime asks plugins to set up. Unlike in results, its keys are the convention's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DnsRequest {
+    pub servers: Vec<String>,
+    pub searches: Vec<String>,
+    pub options: Vec<String>,
+}
+
 /// A range of addresses as host-local has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -206,6 +238,22 @@ pub struct IpRange {
     pub range_end: Option<IpAddr>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none", alias = "Gateway")]
     pub gateway: Option<IpAddr>,
+}
+
+/// A boolean, or the word for one, which the original takes too.
+fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Bool(value) => Ok(value),
+        Value::String(word) => word.parse().map_err(serde::de::Error::custom),
+        other => Err(serde::de::Error::custom(format!("{other} is neither true nor false"))),
+    }
+}
+
+/// Letters, digits, `_`, `.` and `-`, the first a letter or digit: what names of networks and containers may be.
+/// They become names of files.
+pub fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
 /// An address, where an empty text says that there is none.
@@ -245,9 +293,22 @@ pub fn negotiate(asked: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_list_or_refused(bytes in any::<Vec<u8>>(), name in "[a-z./-]{0,4}", more in "[{}\\[\\]\":,a-z]*") {
+            let _ = NetworkConfigList::parse(&bytes);
+            let text = format!(r#"{{"name":"{name}","plugins":[{{"type":"a","x":"{}"}}]}}"#, more.replace(['"', '\\'], ""));
+            if let Ok(list) = NetworkConfigList::parse(text.as_bytes()) {
+                let written = serde_json::to_vec(&list).unwrap();
+                prop_assert_eq!(NetworkConfigList::parse(&written).unwrap(), list);
+            }
+        }
+    }
 
     #[test]
     fn what_containerd_hands_down_is_read() {
@@ -288,6 +349,31 @@ mod tests {
         assert_eq!((list.name.as_str(), list.plugins.len()), ("a", 1));
         assert_eq!(NetworkConfigList::parse(br#"{"name":"a","plugins":[{}]}"#).unwrap_err().code, 7);
         assert_eq!(NetworkConfigList::parse(b"{").unwrap_err().code, 6);
+        let named = |name: &str| NetworkConfigList::parse(json!({"name": name, "type": "b"}).to_string().as_bytes());
+        assert_eq!(named("../a").unwrap_err().to_string(), "invalid network name \"../a\"");
+    }
+
+    #[test]
+    fn plugins_from_elsewhere_are_inlined_unless_the_list_forbids_it() {
+        let more = |name: &str| Ok(vec![Map::from_iter([("type".to_owned(), Value::from(format!("more-{name}")))])]);
+        let kinds = |text: &[u8]| {
+            let list = NetworkConfigList::parse_with(text, more).unwrap();
+            assert!(list.load_only_inlined_plugins);
+            list.plugins.iter().map(|p| p["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(br#"{"name":"a","plugins":[{"type":"b"}]}"#), ["b", "more-a"]);
+        assert_eq!(kinds(br#"{"name":"a"}"#), ["more-a"]);
+        assert_eq!(kinds(br#"{"name":"a","loadOnlyInlinedPlugins":"true","plugins":[{"type":"b"}]}"#), ["b"]);
+        assert_eq!(kinds(br#"{"name":"a","type":"b"}"#), ["b"]);
+    }
+
+    #[test]
+    fn both_names_of_the_living_may_come_together() {
+        let living = json!([{"containerID": "a", "ifname": "eth0"}]);
+        let both =
+            json!({"name": "n", "type": "t", "cni.dev/valid-attachments": living, "cni.dev/attachments": living});
+        let config: NetworkConfig = serde_json::from_value(both).unwrap();
+        assert_eq!(config.valid_attachments.unwrap().len(), 1);
     }
 
     #[test]

@@ -2,6 +2,16 @@
 //!
 //! Each service of containerd has a file with the calls that are used. Source: containerd's api/services.
 
+pub mod containers;
+pub mod content;
+pub mod diff;
+pub mod images;
+pub mod introspection;
+pub mod leases;
+pub mod runc;
+pub mod snapshots;
+pub mod tasks;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +26,8 @@ use tower::service_fn;
 pub const NAMESPACE: &str = "k8s.io";
 /// How long a call may take that moves no data.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// The largest answer that is read, bytes: what containerd sends by default at most.
+pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// Why a call to containerd failed.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -3,8 +3,11 @@
 //!
 //! Nothing outside the given path is ever written, except that version 2 needs its controllers enabled in the parents.
 
+mod detail;
 mod layout;
 mod limits;
+mod oom;
+mod pressure;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -13,8 +16,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use detail::{Detail, DeviceIo, HugePages};
 pub use layout::{Hierarchy, Layout};
 pub use limits::{CpuQuota, Limits, quota, shares, weight};
+pub use pressure::{Pressure, Pressures, Stall};
 pub use usage::Usage;
 
 /// What a control group operation attempted, and why it failed.
@@ -113,6 +118,22 @@ impl Cgroups {
     /// Where a file of the group exists and cannot be read, or the group does not exist.
     pub fn usage(&self, path: &str) -> Result<Usage> {
         usage::read(self, path)
+    }
+
+    /// What dashboards ask for beyond [`Cgroups::usage`]. What this machine does not account is zero or `None`.
+    ///
+    /// # Errors
+    /// As `usage`.
+    pub fn detail(&self, path: &str) -> Result<Detail> {
+        detail::read(self, path)
+    }
+
+    /// How long the group's tasks were stalled. Only version 2 tells, in kernels with pressure stall information.
+    ///
+    /// # Errors
+    /// As `usage`.
+    pub fn pressures(&self, path: &str) -> Result<Pressures> {
+        pressure::read(self, path)
     }
 
     /// Names of the groups directly below, over all hierarchies, sorted.

@@ -83,6 +83,12 @@ fn a_real_group_is_limited_measured_and_removed_with_its_processes() {
     assert_eq!(cgroups.processes(&root).unwrap(), [sleeper.id() as i32]);
     let usage = cgroups.usage(&pod).unwrap();
     assert_eq!((usage.memory_limit, usage.pids), (Some(64 << 20), 1));
+    let detail = cgroups.detail(&pod).unwrap();
+    assert_eq!((detail.pids_limit, detail.processes), (Some(20), 1));
+    assert!(detail.cpu_shares.is_some_and(|shares| shares > 400 && shares < 520), "{detail:?}");
+    assert_eq!((detail.cpu_quota, detail.cpu_period), (Some(50_000), Some(100_000)));
+    assert_eq!(cgroups.pressures(&pod).unwrap().memory.is_some(), cgroups.is_v2());
+    assert!(cgroups.detail(&format!("{root}/absent")).is_err());
     assert_eq!(cgroups.children(&format!("{root}/kubepods")), ["pod1"]);
     let reaper = std::thread::spawn(move || sleeper.wait());
     cgroups.remove(&root).unwrap();

@@ -4,6 +4,7 @@
 //! lies beneath the root for good, and what is mounted is the very file that was opened, not what a path names later.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -31,17 +32,50 @@ impl Beneath {
         Ok(Self { root: fd, name: root.to_owned() })
     }
 
+    /// A folder that was opened already; `name` stands for it in errors.
+    pub fn of(root: OwnedFd, name: &Path) -> Self {
+        Self { root, name: name.to_owned() }
+    }
+
     /// Opens (O_PATH) what `path` names beneath the root. Links are followed as long as they stay beneath it.
     ///
     /// # Errors
     /// [`Error::Escapes`] where a link, an absolute path or `..` leads out; else the kernel's refusal.
     pub fn resolve(&self, path: &Path) -> Result<OwnedFd> {
+        self.open_path(path, ResolveFlag::RESOLVE_BENEATH)
+    }
+
+    /// Opens (O_PATH) what a process with this root would get for `path`: an absolute path or link and `..` at the top
+    /// stay in it, as in a container's image.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn resolve_in_root(&self, path: &Path) -> Result<OwnedFd> {
+        self.open_path(path, ResolveFlag::RESOLVE_IN_ROOT)
+    }
+
+    /// Opens for reading what a process with this root would get for `path`. Nothing but a regular file is opened: a
+    /// FIFO would wait for a writer and a device may act on being opened.
+    ///
+    /// # Errors
+    /// The kernel's refusal; what is there and is no regular file is `InvalidInput`.
+    pub fn open_file_in_root(&self, path: &Path) -> Result<File> {
+        let fd = self.resolve_in_root(path)?;
+        let full = self.name.join(path.strip_prefix("/").unwrap_or(path));
+        let stat = nix::sys::stat::fstat(&fd).map_err(at("stat", &full))?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            return Err(at("read", &full)(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+        }
+        File::open(descriptor_path(&fd)).map_err(at("open", &full))
+    }
+
+    fn open_path(&self, path: &Path, resolve: ResolveFlag) -> Result<OwnedFd> {
         if path.as_os_str().is_empty() {
             return self.root.try_clone().map_err(at("duplicate the descriptor of", &self.name));
         }
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            .resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         // EAGAIN: something above was renamed meanwhile and the kernel could not vouch for the answer.
         for _ in 0..64 {
             match nix::fcntl::openat2(&self.root, path, how) {

@@ -16,6 +16,10 @@ pub struct MountInfo {
     pub mount_point: PathBuf,
     /// Options of this mount, such as `rw,relatime`.
     pub options: String,
+    /// Mount events travel to and from a peer group.
+    pub shared: bool,
+    /// Mount events come in from a peer group.
+    pub slave: bool,
     pub fs_type: String,
     pub source: String,
     /// Options of the file system.
@@ -28,13 +32,20 @@ impl MountInfo {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ');
         let mut file_system = file_system.splitn(3, ' ');
+        let (id, parent) = (mount.next()?.parse().ok()?, mount.next()?.parse().ok()?);
+        let device = mount.next()?.into();
+        let (root, mount_point) = (unescape(mount.next()?), unescape(mount.next()?));
+        let options = mount.next()?.into();
+        let groups: Vec<&str> = mount.collect();
         Some(Self {
-            id: mount.next()?.parse().ok()?,
-            parent: mount.next()?.parse().ok()?,
-            device: mount.next()?.into(),
-            root: unescape(mount.next()?),
-            mount_point: unescape(mount.next()?),
-            options: mount.next()?.into(),
+            id,
+            parent,
+            device,
+            root,
+            mount_point,
+            options,
+            shared: groups.iter().any(|g| g.starts_with("shared:")),
+            slave: groups.iter().any(|g| g.starts_with("master:")),
             fs_type: file_system.next()?.into(),
             source: file_system.next()?.into(),
             super_options: file_system.next().unwrap_or_default().trim_end().into(),

@@ -2,6 +2,7 @@
 //! led out of it.
 
 mod beneath;
+mod detached;
 mod info;
 
 use std::io;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags};
 
 pub use beneath::{Beneath, bind_descriptor};
+pub use detached::detached_overlay;
 pub use info::MountInfo;
 
 /// What a mount operation attempted, on what, and why it failed.

@@ -3,6 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::detached::in_private_namespace;
 use super::*;
 
 struct Scratch(PathBuf);
@@ -38,6 +39,9 @@ fn a_line_with_escapes_and_optional_fields() {
     let info = MountInfo::parse(line).unwrap();
     assert_eq!((info.id, info.parent, info.mount_point.to_str()), (36, 35, Some("/a b")));
     assert_eq!((info.fs_type.as_str(), info.super_options.as_str()), ("ext3", "rw,errors=continue"));
+    assert_eq!((info.shared, info.slave), (false, true));
+    let both = MountInfo::parse("36 35 98:0 / / rw shared:7 master:1 - ext3 /dev/root rw").unwrap();
+    assert_eq!((both.shared, both.slave), (true, true));
     assert_eq!(MountInfo::parse("nonsense"), None);
 }
 
@@ -126,4 +130,54 @@ fn mounts_come_and_go_in_a_namespace_of_their_own() {
         unmount(&target).unwrap();
         unmount_lazy(&dir.join("absent")).unwrap();
     });
+}
+
+#[test]
+fn in_a_root_of_its_own_every_link_stays_inside() {
+    use std::io::Read;
+    let root = Scratch::new("in-root");
+    fs::create_dir_all(root.0.join("usr/etc")).unwrap();
+    fs::write(root.0.join("usr/etc/passwd"), "root").unwrap();
+    symlink("/usr/etc", root.0.join("etc")).unwrap();
+    symlink("../../../../../../etc/hostname", root.0.join("up")).unwrap();
+    symlink("/proc/self/root/etc", root.0.join("magic")).unwrap();
+    nix::unistd::mkfifo(&root.0.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let beneath = Beneath::open(&root.0).unwrap();
+    let mut text = String::new();
+    beneath.open_file_in_root(Path::new("/etc/passwd")).unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "root");
+    for path in ["up", "magic/passwd", "/etc/shadow"] {
+        let error = beneath.open_file_in_root(Path::new(path)).unwrap_err();
+        assert_eq!(error.kind(), Some(io::ErrorKind::NotFound), "{path}: {error}");
+    }
+    let error = beneath.open_file_in_root(Path::new("fifo")).unwrap_err();
+    assert_eq!(error.kind(), Some(io::ErrorKind::InvalidInput), "{error}");
+}
+
+#[test]
+fn a_detached_overlay_is_seen_by_its_descriptor_alone() {
+    let scratch = Scratch::new("detached");
+    // More folders than one option string of the new calls holds.
+    let lower: Vec<PathBuf> = (0..6).map(|n| scratch.0.join(format!("{}{n}", "long".repeat(20)))).collect();
+    for (n, dir) in lower.iter().enumerate() {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join(format!("f{n}")), "x").unwrap();
+        fs::write(dir.join("same"), format!("{n}")).unwrap();
+    }
+    let before = mounts().unwrap().len();
+    let root = match detached_overlay(&lower) {
+        Err(e) if e.kind() == Some(io::ErrorKind::PermissionDenied) => {
+            return eprintln!("SKIPPED detached overlay: {e}");
+        }
+        other => other.unwrap(),
+    };
+    assert_eq!(mounts().unwrap().len(), before);
+    let beneath = Beneath::of(root, Path::new("the image"));
+    let read = |name: &str| std::io::read_to_string(beneath.open_file_in_root(Path::new(name)).unwrap()).unwrap();
+    assert_eq!((read("same").as_str(), read("f5").as_str()), ("0", "x"));
+    let spare = in_private_namespace(&lower).unwrap();
+    assert_eq!(mounts().unwrap().len(), before);
+    let beneath = Beneath::of(spare, Path::new("the image"));
+    let file = beneath.open_file_in_root(Path::new("same")).unwrap();
+    assert_eq!(std::io::read_to_string(file).unwrap(), "0");
 }

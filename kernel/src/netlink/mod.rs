@@ -6,6 +6,7 @@
 pub mod fake;
 mod real;
 pub(crate) mod socket;
+mod statistics;
 
 use std::io;
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use std::os::fd::BorrowedFd;
 
 pub use ipnetwork::IpNetwork;
 pub use real::Kernel;
+pub use statistics::LinkStatistics;
 
 /// What failed, on which object, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,7 @@ use super::{Address, Error, Link, LinkChange, Mac, Neighbour, Network, Result, R
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
-const GETLINK: u16 = 18;
+pub(super) const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
 const DELADDR: u16 = 21;
 const GETADDR: u16 = 22;
@@ -38,7 +38,7 @@ const TABLE_LOCAL: u32 = 255;
 
 /// The network of the namespace in which [`Kernel::open`] was called, also when used from another thread.
 #[derive(Debug)]
-pub struct Kernel(Socket);
+pub struct Kernel(pub(super) Socket);
 
 impl Kernel {
     /// # Errors
@@ -50,11 +50,11 @@ impl Kernel {
     }
 }
 
-fn failed(verb: &'static str, object: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn failed(verb: &'static str, object: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> Error {
     move |source| Error { verb, object: object(), source }
 }
 
-fn malformed(error: netlink_packet_core::DecodeError) -> io::Error {
+pub(super) fn malformed(error: netlink_packet_core::DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 

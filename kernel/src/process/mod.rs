@@ -4,6 +4,7 @@
 mod identity;
 mod namespaces;
 mod signals;
+mod tree;
 
 use std::io;
 
@@ -16,6 +17,7 @@ pub use identity::Identity;
 pub use namespaces::{Namespaces, inherit, isolate, listener, set_hostname};
 pub use nix::sys::signal::Signal;
 pub use signals::{Signals, unblocked};
+pub use tree::kill_tree;
 
 /// Gives freed memory back to the kernel. The C library keeps what a burst of work used, for the next.
 pub fn give_memory_back() {

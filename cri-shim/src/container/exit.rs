@@ -1,0 +1,133 @@
+//! The end of a container: seen, written down, and only then cleaned up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::v1::ContainerEventType;
+
+use super::record::{Exit, keep};
+use super::status::{lost, reason};
+use super::{Container, Running, State};
+use crate::containerd::tasks::{self, ProcessId};
+use crate::error::Result;
+use crate::log::ContainerIo;
+use crate::record::now;
+use crate::shim::{Shim, blocking};
+
+/// How long output may take to reach the log after the end. Beyond it somebody else holds the pipe, and the log goes on.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Between two looks at a containerd that does not answer.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What became of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Ended(tasks::Exit),
+    /// There is no task any more: its shim died, or somebody deleted it.
+    Lost,
+}
+
+/// Waits in a task of its own for the container's end.
+pub fn watch(shim: &Arc<Shim>, container: &Arc<Container>, running: Running, io: Option<ContainerIo>) {
+    let (shim, container) = (shim.clone(), container.clone());
+    tokio::spawn(async move {
+        let outcome = wait(&shim, &container.record().id).await;
+        finish(&shim, &container, running.started_at, outcome, io).await;
+    });
+}
+
+/// Returns how a container's task ended, over restarts of containerd.
+pub async fn wait(shim: &Shim, id: &str) -> Outcome {
+    let task = ProcessId::init(id);
+    loop {
+        match shim.containerd.wait_process(task).await {
+            Ok(exit) => return Outcome::Ended(exit),
+            Err(error) if error.is_not_found() => return Outcome::Lost,
+            Err(error) => tracing::debug!(id, "waiting again for the end of a container: {error}"),
+        }
+        // A shim that died is an error of the wait, and a task that is not found afterwards.
+        if let Ok(None) = shim.containerd.process(task).await {
+            return Outcome::Lost;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Writes the end down, deletes the task, lets the last output reach the log, and tells it.
+pub async fn finish(
+    shim: &Arc<Shim>,
+    container: &Arc<Container>,
+    started_at: i64,
+    outcome: Outcome,
+    io: Option<ContainerIo>,
+) {
+    let record = container.record();
+    let exit = describe(shim, &record.cgroup, started_at, outcome);
+    conclude(shim, container, &exit).await;
+    if let Some(io) = io
+        && !io.drained(DRAIN).await
+    {
+        let why = "a process holds its output open after its end, or the disk of its log is full";
+        tracing::warn!(id = record.id, "the container's log may not have all of its output: {why}");
+    }
+    tracing::info!(id = record.id, code = exit.code, reason = exit.reason.as_str(), "the container has ended");
+    container.enter(State::Exited(exit));
+    shim.tell_of_container(container, ContainerEventType::ContainerStoppedEvent);
+}
+
+/// The kernel's count of kills for memory is read while the cgroup is there: until the task is deleted.
+fn describe(shim: &Shim, cgroup: &str, started_at: i64, outcome: Outcome) -> Exit {
+    let Outcome::Ended(exit) = outcome else { return lost(started_at, now()) };
+    let cgroups = shim.cgroups.as_ref();
+    let oom_kills = cgroups.and_then(|all| all.oom_kills(&super::cgroup::path(cgroup))).unwrap_or(0);
+    Exit {
+        code: i32::try_from(exit.code).unwrap_or(255),
+        started_at,
+        finished_at: if exit.at > 0 { exit.at } else { now() },
+        reason: reason(exit.code, oom_kills),
+        message: String::new(),
+    }
+}
+
+/// Keeps the end, then deletes the task. Where the disk refuses the first, containerd goes on keeping the task, which
+/// knows its exit too.
+async fn conclude(shim: &Shim, container: &Container, exit: &Exit) {
+    let id = &container.record().id;
+    if let Err(error) = keep_exit(shim, id, exit).await {
+        tracing::error!(id, "the container's end is not on disk, its task stays until it is removed: {error}");
+        return;
+    }
+    if let Err(error) = delete_task(shim, id).await {
+        tracing::warn!(id, "the task of a container that ended stays until it is removed: {error}");
+    }
+}
+
+/// Keeps how a container ended.
+///
+/// # Errors
+/// Where the disk refuses.
+pub async fn keep_exit(shim: &Shim, id: &str, exit: &Exit) -> Result<()> {
+    let (path, exit) = (shim.folders.container(id).exit(), exit.clone());
+    blocking("keep a container's end", move || keep(&path, &exit)).await
+}
+
+/// Deletes a task that has ended, or that never began. What is not there is success.
+///
+/// # Errors
+/// What the shim said.
+pub async fn delete_task(shim: &Shim, id: &str) -> Result<()> {
+    let task = ProcessId::init(id);
+    match shim.containerd.delete_process(task).await {
+        // A task that was created and not started is ended first.
+        Err(crate::containerd::Error::FailedPrecondition { .. }) => {
+            shim.containerd.kill_process(task, super::SIGKILL).await?;
+            let waited = tokio::time::timeout(Duration::from_secs(10), shim.containerd.wait_process(task)).await;
+            if waited.is_err() {
+                tracing::warn!(id, "a task does not end after SIGKILL");
+            }
+            shim.containerd.delete_process(task).await?;
+            Ok(())
+        }
+        other => Ok(other.map(drop)?),
+    }
+}

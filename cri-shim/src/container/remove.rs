@@ -1,0 +1,69 @@
+//! RemoveContainer: nothing of it is left, the record last.
+
+use std::sync::Arc;
+
+use cri::v1::ContainerEventType;
+
+use super::{Container, exit, stop};
+use crate::error::{Error, Result};
+use crate::folders::ContainerFolders;
+use crate::sandbox::stop::remove_folder;
+use crate::shim::{Shim, blocking};
+
+/// Removes a container, ending it first. An unknown one is removed.
+///
+/// # Errors
+/// What could not be removed; asking again tries again.
+pub async fn remove(shim: &Arc<Shim>, id: &str) -> Result<()> {
+    let Some(container) = shim.containers.find_maybe(id)? else { return Ok(()) };
+    remove_known(shim, &container).await
+}
+
+/// As [`remove`], of a container that was found.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn remove_known(shim: &Arc<Shim>, container: &Arc<Container>) -> Result<()> {
+    let _turn = container.turn.lock().await;
+    let record = container.record();
+    let id = &record.id;
+    if shim.containers.get(id).is_none() {
+        return Ok(());
+    }
+    stop::kill(shim, container).await?;
+    exit::delete_task(shim, id).await?;
+    if let Some(io) = container.io() {
+        io.close().await;
+        container.set_io(None);
+    }
+    discard(shim, id, &record.volumes).await?;
+    shim.containers.remove(id);
+    shim.tell_of_container(container, ContainerEventType::ContainerDeletedEvent);
+    Ok(())
+}
+
+/// Removes what a container without a process holds: mounts, snapshots, files, and then its record.
+///
+/// # Errors
+/// The first that could not be removed.
+pub async fn discard(shim: &Arc<Shim>, id: &str, volumes: &[String]) -> Result<()> {
+    let folders = shim.folders.container(id);
+    blocking("remove a container's files", move || clear(&folders)).await?;
+    for key in volumes.iter().map(String::as_str).chain([id]) {
+        shim.images.remove_rootfs(key).await?;
+    }
+    Ok(shim.containerd.delete_container(id).await?)
+}
+
+/// Never through a mount: what is mounted there is an image's.
+pub(crate) fn clear(folders: &ContainerFolders) -> Result<()> {
+    let images = folders.images();
+    if images.exists() {
+        kernel::mount::unmount_below(&images).map_err(|errors| {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            Error::part(format!("cannot unmount what is below {}", images.display()))(errors.join("; "))
+        })?;
+    }
+    remove_folder(&folders.state)?;
+    remove_folder(&folders.files)
+}

@@ -1,0 +1,119 @@
+//! StartContainer: the task is made, its start is written down, and it begins.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cri::v1::ContainerEventType;
+
+use super::record::{ContainerRecord, Exit, Reason, Started, keep};
+use super::{Container, Running, State, exit};
+use crate::containerd::tasks::{ProcessId, Stdio};
+use crate::error::{Error, Result};
+use crate::log::{ContainerIo, IoPaths};
+use crate::record::now;
+use crate::sandbox::record::Phase;
+use crate::shim::{Shim, blocking};
+
+/// The exit code of what could not begin, as everywhere.
+const CANNOT_START: i32 = 128;
+
+/// Starts a container that was created. One that runs is the answer to a retry.
+///
+/// # Errors
+/// `State` for a container that has ended or whose sandbox has stopped; else what the runtime said, and the container
+/// has ended with `StartError` then.
+pub async fn start(shim: &Arc<Shim>, id: &str) -> Result<()> {
+    let container = shim.containers.find(id)?;
+    let _turn = container.turn.lock().await;
+    let record = container.record();
+    match container.state() {
+        State::Created => {}
+        State::Running(_) => return Ok(()),
+        State::Exited(_) => return Err(Error::State(format!("container {} has ended: make another", record.id))),
+    }
+    let sandbox = shim.sandboxes.get(&record.sandbox);
+    if sandbox.is_none_or(|sandbox| sandbox.phase() != Phase::Ready) {
+        return Err(Error::State(format!("container {}: its pod sandbox {} has stopped", record.id, record.sandbox)));
+    }
+    match begin(shim, &record).await {
+        Ok((running, io)) => {
+            container.set_io(Some(io.clone()));
+            container.enter(State::Running(running));
+            shim.tell_of_container(&container, ContainerEventType::ContainerStartedEvent);
+            exit::watch(shim, &container, running, Some(io));
+            Ok(())
+        }
+        Err(error) => {
+            fail(shim, &container, &error).await;
+            Err(error)
+        }
+    }
+}
+
+async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>) -> Result<(Running, ContainerIo)> {
+    let id = record.id.as_str();
+    let folders = shim.folders.container(id);
+    let paths = IoPaths::of(&folders.io(), "", record.config.stdin, record.config.tty);
+    let snapshotter = shim.containerd.snapshotter(&shim.settings.snapshotter);
+    let (rootfs, io) = futures::join!(snapshotter.mounts(id), open_io(paths.clone(), record.clone()));
+    let (rootfs, io) = (rootfs?, io?);
+    let pid = shim.containerd.create_task(id, rootfs, stdio(&paths, record.config.tty)).await?;
+    // Before it begins, so that a restart between the two knows when.
+    let started_at = now();
+    keep(&folders.started(), &Started { started_at })?;
+    shim.containerd.start_process(ProcessId::init(id)).await?;
+    Ok((Running { started_at, pid }, io))
+}
+
+/// What could not begin has ended, and says why to whoever asks.
+async fn fail(shim: &Arc<Shim>, container: &Arc<Container>, error: &Error) {
+    let id = &container.record().id;
+    if let Err(error) = exit::delete_task(shim, id).await {
+        tracing::warn!(id, "the task of a container that could not start stays until it is removed: {error}");
+    }
+    let exit = Exit {
+        code: CANNOT_START,
+        started_at: 0,
+        finished_at: now(),
+        reason: Reason::StartError,
+        message: error.to_string(),
+    };
+    if let Err(error) = exit::keep_exit(shim, id, &exit).await {
+        tracing::warn!(id, "that a container could not start is not on disk: {error}");
+    }
+    container.enter(State::Exited(exit));
+    shim.tell_of_container(container, ContainerEventType::ContainerStoppedEvent);
+}
+
+/// Opens a container's pipes and its log, for a container that begins or that was found running.
+async fn open_io(paths: IoPaths, record: Arc<ContainerRecord>) -> Result<ContainerIo> {
+    blocking("open a container's pipes", move || {
+        let attempt = format!("cannot open the pipes of container {}", record.id);
+        paths.make().map_err(Error::part(attempt.clone()))?;
+        if let Some(folder) = record.log_path.as_deref().and_then(Path::parent) {
+            std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
+        }
+        ContainerIo::open(&paths, record.log_path.as_deref(), record.config.tty).map_err(Error::part(attempt))
+    })
+    .await
+}
+
+/// The pipes and the log of a container that was found running, or whose end nobody saw. `None` where its pipes are gone.
+pub async fn reopen_io(shim: &Arc<Shim>, container: &Container) -> Option<ContainerIo> {
+    let record = container.record();
+    let paths = IoPaths::of(&shim.folders.container(&record.id).io(), "", record.config.stdin, record.config.tty);
+    if !paths.stdout.as_deref().is_some_and(Path::exists) {
+        return None;
+    }
+    let opened = open_io(paths, record.clone()).await;
+    let io = opened.inspect_err(|error| tracing::warn!(id = record.id, "its log does not go on: {error}")).ok();
+    container.set_io(io.clone());
+    io
+}
+
+/// The pipes as containerd's requests have them.
+pub(super) fn stdio(paths: &IoPaths, terminal: bool) -> Stdio {
+    let IoPaths { stdin, stdout, stderr } = paths;
+    let [stdin, stdout, stderr] = [stdin, stdout, stderr].map(IoPaths::text);
+    Stdio { stdin, stdout, stderr, terminal }
+}

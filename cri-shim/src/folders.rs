@@ -1,0 +1,117 @@
+//! Where the shim's files are.
+//!
+//! ```text
+//! ROOT/sandboxes/ID/{hostname,hosts,resolv.conf}     durable
+//! ROOT/containers/ID/exit.json                       how it ended, once it has
+//! ROOT/containers/ID/volumes/N                       VOLUMEs of its image that nothing is mounted at
+//! STATE/sandboxes/ID/life.json                       what a reboot ends
+//! STATE/sandboxes/ID/ns/{net,ipc,uts,user}           pinned namespaces
+//! STATE/sandboxes/ID/shm                             /dev/shm of the pod
+//! STATE/containers/ID/started.json                   when it began
+//! STATE/containers/ID/io/{stdin,stdout,stderr}       FIFOs
+//! STATE/containers/ID/images/N                       image volumes
+//! ```
+
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone)]
+pub struct Folders {
+    pub root: PathBuf,
+    pub state: PathBuf,
+}
+
+impl Folders {
+    pub fn all_sandbox_files(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    pub fn all_sandbox_states(&self) -> PathBuf {
+        self.state.join("sandboxes")
+    }
+
+    pub fn all_container_files(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    pub fn all_container_states(&self) -> PathBuf {
+        self.state.join("containers")
+    }
+
+    pub fn sandbox(&self, id: &str) -> SandboxFolders {
+        SandboxFolders { files: self.all_sandbox_files().join(id), state: self.all_sandbox_states().join(id) }
+    }
+
+    pub fn container(&self, id: &str) -> ContainerFolders {
+        ContainerFolders { files: self.all_container_files().join(id), state: self.all_container_states().join(id) }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct SandboxFolders {
+    pub files: PathBuf,
+    pub state: PathBuf,
+}
+
+impl SandboxFolders {
+    pub fn hostname(&self) -> PathBuf {
+        self.files.join("hostname")
+    }
+
+    pub fn hosts(&self) -> PathBuf {
+        self.files.join("hosts")
+    }
+
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.files.join("resolv.conf")
+    }
+
+    pub fn life(&self) -> PathBuf {
+        self.state.join("life.json")
+    }
+
+    pub fn namespaces(&self) -> PathBuf {
+        self.state.join("ns")
+    }
+
+    pub fn netns(&self) -> PathBuf {
+        self.namespaces().join("net")
+    }
+
+    pub fn shm(&self) -> PathBuf {
+        self.state.join("shm")
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ContainerFolders {
+    pub files: PathBuf,
+    pub state: PathBuf,
+}
+
+impl ContainerFolders {
+    pub fn exit(&self) -> PathBuf {
+        self.files.join("exit.json")
+    }
+
+    pub fn started(&self) -> PathBuf {
+        self.state.join("started.json")
+    }
+
+    pub fn io(&self) -> PathBuf {
+        self.state.join("io")
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
+    pub fn volumes(&self) -> PathBuf {
+        self.files.join("volumes")
+    }
+}
+
+/// Names of the folders directly in `dir`; none where it is not there.
+pub fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
