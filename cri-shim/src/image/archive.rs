@@ -56,7 +56,8 @@ impl Archive {
         let index = index.ok_or_else(|| failed("it has no index.json: only OCI image layouts are read".to_owned()))?;
         let Index { manifests } =
             serde_json::from_slice(&bytes[index]).map_err(|error| failed(format!("index.json: {error}")))?;
-        let images = manifests.into_iter().filter_map(|manifest| Some((name(&manifest)?, manifest))).collect::<Vec<_>>();
+        let images =
+            manifests.into_iter().filter_map(|manifest| Some((name(&manifest)?, manifest))).collect::<Vec<_>>();
         if images.is_empty() {
             return Err(failed("index.json names no image".to_owned()));
         }
@@ -100,8 +101,7 @@ mod tests {
     }
 
     fn index(name: &str, digest: &Digest) -> Vec<u8> {
-        let manifest =
-            json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 4, "annotations": { NAME: name, REF_NAME: "1" } });
+        let manifest = json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 4, "annotations": { NAME: name, REF_NAME: "1" } });
         json!({ "manifests": [manifest] }).to_string().into_bytes()
     }
 

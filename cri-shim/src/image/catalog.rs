@@ -192,7 +192,10 @@ mod tests {
         let images = images(&records, &facts, &["d.e/f:2".to_owned()]);
         assert_eq!(images.len(), 1);
         let image = &images[&id("config")];
-        assert_eq!((&image.tags, &image.digests), (&vec!["a.b/c:1".to_owned(), "d.e/f:2".to_owned()], &vec![at.clone()]));
+        assert_eq!(
+            (&image.tags, &image.digests),
+            (&vec!["a.b/c:1".to_owned(), "d.e/f:2".to_owned()], &vec![at.clone()])
+        );
         assert_eq!((image.chain_id.as_str(), image.size, image.pinned), ("top", 7, true));
         let mut gone: Vec<_> = names(&records, &facts, &image.id).collect();
         gone.sort_unstable();

@@ -92,7 +92,8 @@ mod tests {
         assert!(!Digest::parse(empty).unwrap().fits(b"x"));
         let long = format!("sha512:{}", hex(&Sha512::digest(b"x")));
         assert!(Digest::parse(&long).unwrap().fits(b"x"));
-        for wrong in ["", "sha256:", "sha256:abc", &empty.to_uppercase(), &empty[7..], &format!("md5:{}", &empty[7..])] {
+        for wrong in ["", "sha256:", "sha256:abc", &empty.to_uppercase(), &empty[7..], &format!("md5:{}", &empty[7..])]
+        {
             assert!(Digest::parse(wrong).is_err(), "{wrong}");
         }
     }

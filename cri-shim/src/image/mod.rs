@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-pub use self::catalog::{Image, User};
 use self::catalog::{Facts, Record};
+pub use self::catalog::{Image, User};
 use self::digest::Digest;
 pub use self::error::ImageError;
 use self::flight::{Flights, Locks};

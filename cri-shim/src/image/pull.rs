@@ -35,8 +35,7 @@ impl Images {
 
     async fn pull_alone(&self, reference: Reference, auth: Option<Auth>) -> Result<Image, ImageError> {
         let started = Instant::now();
-        let settings =
-            RegistrySettings { certs_dir: self.0.settings.certs_dir.clone(), stall: self.0.settings.stall };
+        let settings = RegistrySettings { certs_dir: self.0.settings.certs_dir.clone(), stall: self.0.settings.stall };
         let registry = Registry::open(reference.clone(), &settings, auth.as_ref()).await?;
         let resolved = registry.resolve().await?;
         if let Some(image) = self.unchanged(&reference, &resolved.descriptor).await? {
@@ -68,9 +67,9 @@ impl Images {
         let (records, facts) = self.records().await?;
         let Some(found) = facts.get(&target.digest) else { return Ok(None) };
         let wanted = names(reference, target, &found.id);
-        let named = wanted.iter().all(|name| {
-            records.iter().any(|record| record.name == *name && record.target.digest == target.digest)
-        });
+        let named = wanted
+            .iter()
+            .all(|name| records.iter().any(|record| record.name == *name && record.target.digest == target.digest));
         let top = found.chain.last().map(String::as_str).unwrap_or_default();
         if !named || !self.0.snapshotter.exists(top).await? {
             return Ok(None);

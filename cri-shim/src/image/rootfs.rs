@@ -57,11 +57,7 @@ impl Images {
     }
 
     /// Unpacks an image whose content is there but whose snapshots are not, as one that another client pulled.
-    async fn unpack_again(
-        &self,
-        image: &Image,
-        lease: &crate::containerd::leases::Lease,
-    ) -> Result<(), ImageError> {
+    async fn unpack_again(&self, image: &Image, lease: &crate::containerd::leases::Lease) -> Result<(), ImageError> {
         let (_, facts) = self.records().await?;
         let gone = || ImageError::Incomplete { id: image.id.clone() };
         let facts: &Facts = facts.get(&image.target.digest).ok_or_else(gone)?;

@@ -383,7 +383,8 @@ mod tests {
     #[test]
     fn a_challenge_cannot_lead_credentials_into_the_open() {
         let ask = |realm: &str, credentials: Option<&Credentials>, encrypted| {
-            token_request(&bearer(&[("realm", realm)]), credentials, "x", encrypted).map(|request| request.uri.to_string())
+            token_request(&bearer(&[("realm", realm)]), credentials, "x", encrypted)
+                .map(|request| request.uri.to_string())
         };
         let own = password("u", "p");
         assert_eq!(ask("http://x/t", Some(&own), true), Err(TokenError::Unencrypted("x".to_owned())));

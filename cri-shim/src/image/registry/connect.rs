@@ -139,8 +139,10 @@ async fn tunnel(stream: Box<dyn Stream>, proxy: &Proxy, host: &str, port: u16) -
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| failed(chain(&error)))?;
         tokio::spawn(connection.with_upgrades());
-        let mut request =
-            Request::builder().method(Method::CONNECT).uri(format!("{host}:{port}")).header(HOST, format!("{host}:{port}"));
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(format!("{host}:{port}"))
+            .header(HOST, format!("{host}:{port}"));
         if let Some(credentials) = &proxy.credentials {
             request = request.header(PROXY_AUTHORIZATION, credentials);
         }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, PROXY_AUTHORIZATION, RANGE, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, PROXY_AUTHORIZATION, RANGE, USER_AGENT, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -14,9 +16,13 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::{sleep, timeout};
 
-use super::auth::{Authorization, Credentials, TokenRequest, challenges, password_form, secret, token_answer, token_request};
+use super::auth::{
+    Authorization, Credentials, TokenRequest, challenges, password_form, secret, token_answer, token_request,
+};
 use super::connect::{DialError, Dialer, chain, dial_error};
-use super::failure::{FailureKind, HostFailure, Progress, Step, bytes_to_drop, is_same_host, step, words};
+use super::failure::{
+    FailureKind, HostFailure, Progress, Step, WAITS, bytes_to_drop, is_same_host, pause, step, words,
+};
 use super::hosts::{HostConfig, Scheme};
 
 /// Bytes of an answer that says why, and of a token.
@@ -69,7 +75,9 @@ impl Host {
             _ => None,
         };
         Self {
-            client: Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(dialer.clone()),
+            client: Client::builder(TokioExecutor::new())
+                .pool_idle_timeout(Duration::from_secs(30))
+                .build(dialer.clone()),
             dialer,
             credentials: context.credentials,
             repository: context.repository.to_owned(),
@@ -108,7 +116,16 @@ impl Host {
             let own = is_same_host(&uri, &first);
             let authorization = if own { self.authorization(Instant::now()).await } else { None };
             let request = self.request(wanted, &uri, own, authorization.as_ref())?;
-            let answer = self.once(request).await.map_err(|kind| self.failure(kind))?;
+            let answer = match self.once(request).await {
+                Ok(answer) => answer,
+                // As a connection that was kept too long: nothing that we ask for changes anything.
+                Err(FailureKind::Broken(_)) if progress.waits < WAITS => {
+                    sleep(pause(progress.waits)).await;
+                    progress.waits += 1;
+                    continue;
+                }
+                Err(kind) => return Err(self.failure(kind)),
+            };
             match step(answer.status(), answer.headers(), &uri, progress) {
                 Step::Take => return Ok(answer),
                 Step::Authenticate if own => {
@@ -138,7 +155,8 @@ impl Host {
         let query = self.stands_for.as_ref().map(|registry| {
             form_urlencoded::Serializer::for_suffix("?".to_owned(), 1).append_pair("ns", registry).finish()
         });
-        let text = format!("{scheme}://{}{}{}{}", self.name(), self.config.path, wanted.path, query.unwrap_or_default());
+        let text =
+            format!("{scheme}://{}{}{}{}", self.name(), self.config.path, wanted.path, query.unwrap_or_default());
         text.parse().map_err(|_| self.failure(FailureKind::Setup(format!("{text} is no address"))))
     }
 
@@ -217,7 +235,9 @@ impl Host {
         let basic = self.credentials.as_ref().and_then(Credentials::basic);
         match (offered.iter().any(|challenge| challenge.scheme == "basic"), basic) {
             (true, Some(header)) => *held = Some(Authorization { header, expires: None }),
-            (true, None) => return Err(self.failure(FailureKind::Denied(" (it wants a user and a password)".to_owned()))),
+            (true, None) => {
+                return Err(self.failure(FailureKind::Denied(" (it wants a user and a password)".to_owned())));
+            }
             (false, _) => return Err(self.failure(FailureKind::Denied(" (by no known scheme)".to_owned()))),
         }
         Ok(())

@@ -61,9 +61,7 @@ pub fn load(certs_dir: Option<&Path>, registry: &str) -> Result<Vec<HostConfig>,
     match std::fs::read_to_string(&file) {
         Ok(text) if !text.trim().is_empty() => parse(&text, &file, registry),
         Ok(_) => Ok(vec![usual(registry, certificates(&folder)?)]),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(vec![usual(registry, certificates(&folder)?)])
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(vec![usual(registry, certificates(&folder)?)]),
         Err(error) => Err(HostsError::Read(file, error.to_string())),
     }
 }
@@ -115,9 +113,9 @@ struct Fields {
 /// # Errors
 /// Where it is no TOML, or a field has another form than containerd allows.
 pub fn parse(text: &str, file: &Path, registry: &str) -> Result<Vec<HostConfig>, HostsError> {
-    let document: toml_edit::DocumentMut = text
-        .parse()
-        .map_err(|error: toml_edit::TomlError| HostsError::Toml(file.to_owned(), error.to_string().replace('\n', " ")))?;
+    let document: toml_edit::DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        HostsError::Toml(file.to_owned(), error.to_string().replace('\n', " "))
+    })?;
     let mut hosts = Vec::new();
     let field = |key, why: &str| HostsError::Field {
         file: file.to_owned(),
@@ -195,8 +193,7 @@ impl Reader<'_> {
     }
 
     fn host(&self, address: &str, fields: Fields) -> Result<HostConfig, HostsError> {
-        let full =
-            if address.starts_with("http") { address.to_owned() } else { format!("https://{address}") };
+        let full = if address.starts_with("http") { address.to_owned() } else { format!("https://{address}") };
         let uri: Uri = full.parse().map_err(|error| self.wrong("address", format!("{error}")))?;
         let encrypted = match uri.scheme_str() {
             Some("https") => true,
@@ -214,7 +211,8 @@ impl Reader<'_> {
             (false, false) => Scheme::Http,
         };
         let given = uri.path().trim_end_matches('/');
-        let path = if fields.override_path || given.ends_with("/v2") { given.to_owned() } else { format!("{given}/v2") };
+        let path =
+            if fields.override_path || given.ends_with("/v2") { given.to_owned() } else { format!("{given}/v2") };
         Ok(HostConfig {
             scheme,
             authority: authority.to_string(),

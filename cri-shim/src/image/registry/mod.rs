@@ -24,8 +24,8 @@ use http::{HeaderMap, Method};
 use self::auth::Auth;
 use self::connect::Dialer;
 use self::failure::{FailureKind, HostFailure};
-use self::host::{Context, Wanted};
 pub use self::host::{Blob, Host};
+use self::host::{Context, Wanted};
 use self::hosts::HostConfig;
 use self::proxy::Proxies;
 use super::ImageError;
@@ -183,7 +183,11 @@ impl Registry {
         let answer = host.send(&Wanted { method: Method::GET, path, accept, from: 0 }).await?;
         let bytes = host.small_body(answer.into_body(), manifest::LIMIT).await.map_err(|kind| host.failure(kind))?;
         if descriptor.digest.fits(&bytes) {
-            return Ok(bytes);
+            if bytes.len() as u64 == descriptor.size {
+                return Ok(bytes);
+            }
+            let why = format!("{} has {} bytes, not {}", descriptor.digest, bytes.len(), descriptor.size);
+            return Err(host.failure(FailureKind::Wrong(why)));
         }
         let found = Digest::of(&bytes);
         Err(host.failure(FailureKind::Wrong(format!("{found} in place of {}", descriptor.digest))))
@@ -215,10 +219,7 @@ fn setup(reference: &Reference, why: &dyn std::fmt::Display) -> ImageError {
 }
 
 /// hosts.toml and the certificates it names. Reads files.
-fn configure(
-    certs_dir: Option<PathBuf>,
-    registry: &str,
-) -> Result<Vec<(HostConfig, rustls::ClientConfig)>, String> {
+fn configure(certs_dir: Option<PathBuf>, registry: &str) -> Result<Vec<(HostConfig, rustls::ClientConfig)>, String> {
     let hosts = hosts::load(certs_dir.as_deref(), registry).map_err(|error| error.to_string())?;
     let system = tls::system_authorities();
     let with_tls = |host: HostConfig| match tls::client_config(&host, &system) {

@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn each_scheme_has_its_proxy() {
-        let both =
-            proxies(&[("HTTPS_PROXY", "http://us%40er:p%3Ass@proxy:3128"), ("http_proxy", "https://[fd00::1]")]).unwrap();
+        let both = proxies(&[("HTTPS_PROXY", "http://us%40er:p%3Ass@proxy:3128"), ("http_proxy", "https://[fd00::1]")])
+            .unwrap();
         let https = both.of(true, "a.b", 443).unwrap();
         assert_eq!((https.tls, https.host.as_str(), https.port), (false, "proxy", 3128));
         assert_eq!(https.credentials.as_ref().unwrap(), &format!("Basic {}", STANDARD.encode("us@er:p:ss")));
@@ -195,8 +195,16 @@ mod tests {
         let some = proxies(&[("HTTPS_PROXY", "proxy:1"), ("NO_PROXY", list)]).unwrap();
         let direct = |host: &str, port| some.of(true, host, port).is_none();
         for host in [
-            "10.1.2.3", "192.168.1.1", "one.test", "ONE.test.", "x.one.test", "x.two.test", "x.three.test", "localhost",
-            "127.0.0.9", "[::1]",
+            "10.1.2.3",
+            "192.168.1.1",
+            "one.test",
+            "ONE.test.",
+            "x.one.test",
+            "x.two.test",
+            "x.three.test",
+            "localhost",
+            "127.0.0.9",
+            "[::1]",
         ] {
             assert!(direct(host, 443), "{host}");
         }

@@ -45,8 +45,10 @@ impl Bed {
             eprintln!("SKIPPED images on a containerd: needs root");
             return None;
         }
-        if !Path::new("/usr/bin/containerd").exists() {
-            eprintln!("SKIPPED images on a containerd: there is no /usr/bin/containerd");
+        // Another version of it can be tested: BOSUN_CONTAINERD=PROGRAM.
+        let program = std::env::var("BOSUN_CONTAINERD").unwrap_or_else(|_| "/usr/bin/containerd".to_owned());
+        if !Path::new(&program).exists() {
+            eprintln!("SKIPPED images on a containerd: there is no {program}");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -56,13 +58,16 @@ impl Bed {
              \"io.containerd.internal.v1.opt\", \"io.containerd.snapshotter.v1.zfs\"]\n\
              [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n\
              [plugins.\"io.containerd.gc.v1.scheduler\"]\nschedule_delay = \"0ms\"\nstartup_delay = \"10ms\"\n",
-            at("root"), at("state"), at("c.sock"), at("t.sock")
+            at("root"),
+            at("state"),
+            at("c.sock"),
+            at("t.sock")
         );
         std::fs::write(at("config.toml"), config).unwrap();
-        let script = "mount --make-rprivate / && mount -t proc proc /proc && exec containerd --config $0";
+        let script = "mount --make-rprivate / && mount -t proc proc /proc && exec $1 --config $0";
         let log = std::fs::File::create(at("log")).unwrap();
         let mut command = Command::new("unshare");
-        command.args(["-m", "-p", "-f", "--kill-child", "bash", "-c", script]).arg(at("config.toml"));
+        command.args(["-m", "-p", "-f", "--kill-child", "bash", "-c", script]).arg(at("config.toml")).arg(&program);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let bed = Self { containerd: Containerd::new(&at("c.sock")), folder, child };
         for _ in 0..300 {
@@ -196,9 +201,8 @@ impl TestImage {
             "config": { "User": "1003:users", "Labels": { "a": "b" }, "Cmd": ["sh"] },
             "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config: Bytes = config.to_string().into();
-        let descriptor = |kind: &str, blob: &Bytes| {
-            json!({ "mediaType": kind, "digest": Digest::of(blob), "size": blob.len() })
-        };
+        let descriptor =
+            |kind: &str, blob: &Bytes| json!({ "mediaType": kind, "digest": Digest::of(blob), "size": blob.len() });
         let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
             "layers": layers.iter().map(|layer| descriptor(layer.media_type, &layer.blob)).collect::<Vec<_>>() });

@@ -47,7 +47,10 @@ async fn an_image_is_pulled_found_used_and_removed() {
     let images = bed.images(&[&fake]);
     let pulled = images.pull("a.test/x/y:1", None).await.unwrap();
     let at = format!("a.test/x/y@{}", image.digest());
-    assert_eq!((&pulled.id, &pulled.tags, &pulled.digests), (&image.id, &vec!["a.test/x/y:1".to_owned()], &vec![at.clone()]));
+    assert_eq!(
+        (&pulled.id, &pulled.tags, &pulled.digests),
+        (&image.id, &vec!["a.test/x/y:1".to_owned()], &vec![at.clone()])
+    );
     assert_eq!((&pulled.user, pulled.labels["a"].as_str(), pulled.pinned), (&User::Id(1003), "b", false));
     let bytes: usize = image.blobs.values().map(Bytes::len).sum::<usize>() + image.manifest.len();
     assert_eq!(pulled.size, bytes as u64);
@@ -126,18 +129,28 @@ async fn an_index_leads_to_the_image_of_this_machine() {
     };
     let (good, foreign) = (index(&host.architecture), index("sparc"));
     let (serve, bytes) = (image.clone(), good.clone());
-    let fake = Fake::start(move |seen| match seen.path.as_str() {
+    let index_server = Fake::start(move |seen| match seen.path.as_str() {
         "/v2/x/manifests/1" => Reply::new(200, bytes.clone()).with("content-type", OCI_INDEX),
         "/v2/x/manifests/2" => Reply::new(200, foreign.clone()).with("content-type", OCI_INDEX),
         _ => serve.answer(seen),
     })
     .await;
-    let images = bed.images(&[&fake]);
+    let images = bed.images(&[&index_server]);
     let pulled = images.pull("a.test/x:1", None).await.unwrap();
     assert_eq!(pulled.digests, [format!("a.test/x@{}", Digest::of(&good))]);
     assert_eq!(pulled.id, image.id);
     bed.collect_garbage().await;
     assert!(bed.has(&image.digest()).await, "the index holds the manifest");
+    let lying = image.clone();
+    let fake = Fake::start(move |seen| {
+        let mut reply = lying.answer(seen);
+        reply.headers.retain(|(name, _)| *name != "content-type");
+        reply.with("content-type", OCI_INDEX)
+    })
+    .await;
+    let error = bed.images(&[&fake]).pull("a.test/lie:1", None).await.unwrap_err();
+    assert!(error.to_string().contains("is said to be application/vnd.oci.image.index"), "{error}");
+    let images = bed.images(&[&index_server]);
     let error = images.pull("a.test/x:2", None).await.unwrap_err();
     assert!(matches!(error, ImageError::Platform { .. }), "{error}");
     assert!(error.to_string().ends_with("it has linux/mips, linux/sparc"), "{error}");
@@ -151,8 +164,7 @@ async fn a_broken_connection_is_gone_on_with() {
     let fake = image.serve(|_, reply| cut(reply, 400_000, Ending::Break)).await;
     bed.images(&[&fake]).pull("a.test/x:1", None).await.unwrap();
     let first = image.layers[0].as_str();
-    let starts: Vec<_> =
-        fake.seen().iter().filter(|seen| seen.path.ends_with(first)).map(from).collect();
+    let starts: Vec<_> = fake.seen().iter().filter(|seen| seen.path.ends_with(first)).map(from).collect();
     assert_eq!(starts[..3], [0, 400_000, 800_000], "no byte comes twice");
 }
 
@@ -233,7 +245,8 @@ async fn the_garbage_collector_takes_nothing_from_a_pull_under_way() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let pulled = tokio::select! { pulled = images.pull("a.test/x:1", None) => pulled.unwrap(), () = collect => unreachable!() };
+    let pulled =
+        tokio::select! { pulled = images.pull("a.test/x:1", None) => pulled.unwrap(), () = collect => unreachable!() };
     bed.collect_garbage().await;
     let root = images.prepare_rootfs(&pulled, "root", RootfsOptions::default()).await.unwrap();
     assert!(shows(&root, "one", b"1"));
@@ -247,7 +260,8 @@ async fn a_layer_that_unpacks_to_something_else_is_refused() {
     let fake = TestImage::with_diff_ids(&layers, &ids).serve(as_is).await;
     let error = bed.images(&[&fake]).pull("a.test/x:1", None).await.unwrap_err();
     assert!(matches!(error, ImageError::Layer { .. }), "{error}");
-    let broken = TestImage::new(&[Layer { media_type: GZIP, tar: b"x".to_vec(), blob: Bytes::from_static(b"no gzip") }]);
+    let broken =
+        TestImage::new(&[Layer { media_type: GZIP, tar: b"x".to_vec(), blob: Bytes::from_static(b"no gzip") }]);
     let fake = broken.serve(as_is).await;
     let error = bed.images(&[&fake]).pull("a.test/x:1", None).await.unwrap_err();
     assert!(matches!(error, ImageError::Containerd(_)), "{error}");
@@ -352,4 +366,23 @@ async fn a_run_that_died_leaves_no_lease() {
     std::mem::forget(lease);
     bed.images(&[]).restore().await.unwrap();
     assert_eq!(bed.leases().await, 0);
+}
+
+#[tokio::test]
+async fn a_write_that_another_client_holds_is_waited_for() {
+    let Some(bed) = Bed::start().await else { return };
+    let image = small();
+    let fake = image.serve(as_is).await;
+    let digest = image.layers[0].as_str();
+    let (blob, reference) = (image.blobs[digest].clone(), format!("layer-{digest}"));
+    let ingest = crate::containerd::content::Ingest { reference: &reference, total: blob.len() as u64, digest };
+    let held = bed.containerd.content_write(ingest, None).await.unwrap();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        held.commit(blob, std::collections::HashMap::new()).await.unwrap();
+    };
+    let images = bed.images(&[&fake]);
+    let (pulled, ()) = futures::join!(images.pull("a.test/x:1", None), release);
+    pulled.unwrap();
+    assert_eq!(fake.lines().iter().filter(|line| line.ends_with(digest)).count(), 0);
 }
