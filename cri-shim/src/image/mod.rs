@@ -26,6 +26,8 @@ mod pull;
 pub mod reference;
 pub mod registry;
 mod rootfs;
+#[cfg(test)]
+mod tests;
 mod unpack;
 mod usage;
 
