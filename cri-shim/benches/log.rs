@@ -16,7 +16,7 @@ use cri_shim::log::{ContainerIo, IoPaths};
 
 const LINE: usize = 100;
 /// As much as containerd's shim hands on at once.
-const CHUNK: usize = 32 * 1024;
+const CHUNK: usize = 4096;
 const TOTAL: usize = 1 << 30;
 /// The log is rotated at this size, so that tmpfs stays small.
 const ROTATE: u64 = 128 << 20;
