@@ -10,6 +10,8 @@ use serde_json::Value;
 use tests::bed::{Cluster, bosun, eventually, output, text};
 use tests::leaks::Snapshot;
 
+use crate::{Story, registry, services, streams, workloads};
+
 pub fn up_and_down_leave_nothing() {
     let before = Snapshot::take();
     let cluster = Cluster::up("leaks", &[]);
@@ -178,6 +180,25 @@ pub fn killed_in_the_middle() {
         assert!(down.status.success(), "after {millis} ms: {}", text(&down.stderr));
         before.assert_same();
     }
+}
+
+/// `--cri containerd`: the agent over containerd's own CRI plugin.
+pub fn containerds_own_cri() {
+    let before = Snapshot::take();
+    let cluster = Cluster::up("own-cri", &["--cri", "containerd"]);
+    let runtime = "{.items[0].status.nodeInfo.containerRuntimeVersion}";
+    let runtime = cluster.namespace("which").run(&["get", "nodes", "-o", &format!("jsonpath={runtime}")]);
+    assert!(runtime.starts_with("containerd://"), "{runtime}");
+    for (name, story) in [
+        ("rollout", workloads::rollout as Story),
+        ("exec", streams::exec),
+        ("host-port", services::host_port),
+        ("private", registry::private),
+    ] {
+        story(&cluster.namespace(name));
+    }
+    drop(cluster);
+    before.assert_same();
 }
 
 pub fn bad_input() {

@@ -75,6 +75,7 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-up-down", cluster::up_and_down_leave_nothing),
     ("cluster-two", cluster::two_beside_each_other),
     ("cluster-egress", cluster::egress_comes_and_goes),
+    ("cluster-containerd-cri", cluster::containerds_own_cri),
     ("cluster-resume", cluster::power_cut),
     ("registry-config", registry::by_configuration),
     ("cluster-snapshot", objects::snapshot),

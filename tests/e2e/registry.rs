@@ -122,7 +122,9 @@ fn is_refused(kubectl: &Kubectl<'_>, pod: &str) {
         shown(&kubectl.run(&["get", "pod", pod])).then_some(())
     });
     let events = kubectl.run(&["events", "--for", &format!("pod/{pod}")]);
-    assert!(events.contains("denies access"), "{events}");
+    // bosun's words, and containerd's own.
+    let words = ["denies access", "authorization failed", "401 Unauthorized"];
+    assert!(words.iter().any(|words| events.contains(words)), "{events}");
 }
 
 /// containerd's certs.d folder of the user's: there a registry's name leads to a port of the host's loopback.

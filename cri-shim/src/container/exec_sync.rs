@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri::v1::{ExecSyncRequest, ExecSyncResponse};
+use kernel::process::Identity;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{Command, Wanted, target};
@@ -51,6 +52,7 @@ async fn execute(
         Capture::open(&command.paths, CAPTURE_LIMIT).map_err(Error::part("cannot read a command's output"))?;
     command.create(wanted).await?;
     let pid = command.start().await?;
+    let identity = Identity::of(pid).ok();
     let impatient = async {
         match patience {
             Some(patience) => tokio::time::sleep(patience).await,
@@ -59,7 +61,17 @@ async fn execute(
     };
     tokio::select! {
         code = command.wait() => {
-            let exit_code = code?;
+            let exit_code = match code {
+                Ok(code) => code,
+                Err(error) => {
+                    // Nobody will hear of its end: containerd is away, or the container's shim. Its number may be
+                    // another's by now.
+                    if identity.is_some_and(|identity| identity.is_alive()) {
+                        end(command, pid).await;
+                    }
+                    return Err(error);
+                }
+            };
             let captured = capture.finish(DRAIN).await;
             let [mut stdout, mut stderr] = captured.map(|captured| captured.bytes);
             let (out, err) = share(stdout.len(), stderr.len());

@@ -9,7 +9,7 @@ use oci_spec::image::ImageConfiguration;
 
 use super::catalog::{Facts, PINNED, Record};
 use super::digest::Digest;
-use super::manifest::{self, Descriptor, Document, Manifest, chain_ids};
+use super::manifest::{self, DecodeError, Descriptor, Document, Manifest, chain_ids};
 use super::platform::Platform;
 use super::{ImageError, Images, Records};
 use crate::containerd;
@@ -64,7 +64,7 @@ impl Images {
     async fn load_facts(&self, name: &str, target: &Descriptor) -> Result<Facts, ImageError> {
         let mut current = target.clone();
         for _ in 0..DEPTH {
-            let document = decode(name, &current.digest, &self.read(&current.digest).await?)?;
+            let document = decode(name, &current, &self.read(&current.digest).await?)?;
             match document {
                 Document::Index(manifests) => current = select(name, &manifests, &self.0.host)?,
                 Document::Manifest(manifest) => {
@@ -91,9 +91,14 @@ pub(super) fn facts(at: &Descriptor, manifest: Manifest, config: ImageConfigurat
     }
 }
 
-pub(super) fn decode(reference: &str, digest: &Digest, bytes: &[u8]) -> Result<Document, ImageError> {
-    let decoded = manifest::decode(bytes).map(|(_, document)| document);
-    decoded.map_err(|why| ImageError::Decode { reference: reference.to_owned(), digest: digest.clone(), why })
+/// The document behind a descriptor, which must be of the descriptor's kind.
+pub(super) fn decode(reference: &str, of: &Descriptor, bytes: &[u8]) -> Result<Document, ImageError> {
+    let decoded = manifest::decode(bytes).and_then(|(_, document)| match &document {
+        Document::Index(_) if !of.is_index() => Err(DecodeError::Mislabelled(of.media_type.clone())),
+        Document::Manifest(_) if of.is_index() => Err(DecodeError::Mislabelled(of.media_type.clone())),
+        _ => Ok(document),
+    });
+    decoded.map_err(|why| ImageError::Decode { reference: reference.to_owned(), digest: of.digest.clone(), why })
 }
 
 /// The image of an index for this machine.
@@ -130,7 +135,7 @@ pub(super) fn decode_config(
 
 pub(super) fn too_deep(reference: &str, target: &Descriptor) -> ImageError {
     let (reference, digest) = (reference.to_owned(), target.digest.clone());
-    ImageError::Decode { reference, digest, why: manifest::DecodeError::Neither }
+    ImageError::Decode { reference, digest, why: DecodeError::Deep }
 }
 
 /// A name whose target can be one of ours.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use containerd_client::services::v1 as api;
 use futures::future::try_join_all;
 use tokio::sync::{Semaphore, oneshot};
+use tracing::Instrument;
 
 use super::archive::Archive;
 use super::catalog::{Facts, MANAGED, PINNED};
@@ -21,8 +22,7 @@ use crate::containerd::content::{ContentWriter, Ingest, Labels};
 use crate::containerd::leases::Lease;
 use crate::containerd::{Error, Result as ContainerdResult};
 
-/// How often, and after which pause, a write is opened that another holds.
-const OPENINGS: u32 = 50;
+/// After which pause a write is opened again that another holds.
 const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Where blobs come from.
@@ -79,9 +79,9 @@ impl Images {
         let reference = what.reference.to_string();
         let (mut current, mut given) = (what.target.clone(), given);
         for _ in 0..DEPTH {
-            let labels = |bytes: &[u8]| Ok(references(&decode(&reference, &current.digest, bytes)?));
+            let labels = |bytes: &[u8]| Ok(references(&decode(&reference, &current, bytes)?));
             let bytes = self.small(what, Kind::Manifests, &current, given.take(), labels).await?;
-            match decode(&reference, &current.digest, &bytes)? {
+            match decode(&reference, &current, &bytes)? {
                 Document::Index(manifests) => current = select(&reference, &manifests, &self.0.host)?,
                 Document::Manifest(manifest) => {
                     let read = |bytes: &[u8]| decode_config(&reference, bytes, &manifest, &self.0.host);
@@ -151,17 +151,20 @@ impl Images {
         outcome
     }
 
-    /// Opens a write, as soon as nobody else holds it. None where the store has the blob.
+    /// Opens a write, as soon as nobody else holds it: another client may be fetching the same. None where the store has
+    /// the blob.
     pub(super) async fn open(&self, ingest: Ingest<'_>) -> ContainerdResult<Option<ContentWriter>> {
-        let mut opening = 0;
+        let deadline = Instant::now() + self.0.settings.stall;
         loop {
             match self.0.containerd.content_write(ingest, None).await {
                 Ok(writer) => return Ok(Some(writer)),
                 Err(Error::AlreadyExists { .. }) => return Ok(None),
-                Err(Error::Unavailable { .. }) if opening < OPENINGS => {
-                    opening += 1;
-                    tokio::time::sleep(BETWEEN).await;
-                }
+                Err(Error::Unavailable { .. }) if Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+            // Whether it is the write that is held, or containerd that is gone.
+            match self.0.containerd.content_info(ingest.digest).await {
+                Err(Error::NotFound { .. }) | Ok(_) => tokio::time::sleep(BETWEEN).await,
                 Err(error) => return Err(error),
             }
         }
@@ -184,7 +187,8 @@ impl Images {
                     // The fetching failed, and says it.
                     std::future::pending::<()>().await;
                 }
-                self.unpack_layer(what.reference, facts, index, what.lease).await?;
+                let span = tracing::debug_span!("unpack", layer = %facts.layers[index].digest);
+                self.unpack_layer(what.reference, facts, index, what.lease).instrument(span).await?;
             }
             Ok(())
         };
@@ -202,7 +206,8 @@ impl Images {
     ) -> Result<(), ImageError> {
         // Nobody closes it.
         let _place = places.acquire().await;
-        self.layer(what, layer, diff_id).await?;
+        let span = tracing::debug_span!("fetch", layer = %layer.digest, size = layer.size);
+        self.layer(what, layer, diff_id).instrument(span).await?;
         // Nobody waits any more where the unpacking failed, which then says it.
         let _ = here.send(());
         Ok(())

@@ -107,7 +107,7 @@ impl Images {
             Source::Archive(archive) => Ok(self.store(ingest, &archive.blob(layer)?, labels).await?),
             Source::Registry(registry) => {
                 let download = Download { images: self, registry, layer, ingest, labels, progress: what.progress };
-                download.from_any().await
+                download.run().await
             }
         }
     }
@@ -124,10 +124,10 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    async fn from_any(&self) -> Result<(), ImageError> {
+    async fn run(&self) -> Result<(), ImageError> {
         let mut failures = Vec::new();
         for host in self.registry.pull_hosts() {
-            match self.from(&host).await {
+            match self.at(&host).await {
                 Ok(()) => return Ok(()),
                 Err(Fault::Host(failure)) => failures.push(failure),
                 Err(Fault::Containerd(error)) => return Err(error.into()),
@@ -136,7 +136,7 @@ impl Download<'_> {
         Err(self.registry.failed(failures))
     }
 
-    async fn from(&self, host: &Arc<Host>) -> Result<(), Fault> {
+    async fn at(&self, host: &Arc<Host>) -> Result<(), Fault> {
         let mut fruitless = 0;
         // Bytes of another host, or another run, may be at fault where the digest is wrong.
         let mut with_others = None;

@@ -82,7 +82,9 @@ pub enum DecodeError {
     Schema1,
     #[error("it is neither an index nor a manifest")]
     Neither,
-    #[error("it calls itself {0}, but its fields are of another kind")]
+    #[error("it is an index of an index of an index")]
+    Deep,
+    #[error("it is said to be {0}, but its fields are of another kind")]
     Mislabelled(String),
     #[error("the configuration cannot be read: {0}")]
     Config(String),

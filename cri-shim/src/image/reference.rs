@@ -62,7 +62,7 @@ impl Reference {
         if !is_registry(&registry) {
             return Err(ReferenceError::Registry(shown(), registry));
         }
-        if !path.split('/').all(is_component) || (path.len() == 64 && name == path && is_hex(&path)) {
+        if !path.split('/').all(is_component) || (name.len() == 64 && is_hex(name)) {
             return Err(ReferenceError::Path(shown(), path));
         }
         if registry.len() + 1 + path.len() > NAME_LIMIT {
@@ -235,7 +235,7 @@ mod tests {
             "http://a.b/c",
             "[::1/x",
             "[zz]/x",
-            &"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             &format!("a.b/{}", "c".repeat(255)),
             &format!("a:{}", "t".repeat(129)),
         ] {

@@ -100,16 +100,14 @@ pub(super) async fn prepare(shim: &Shim, record: &SandboxRecord) -> Result<()> {
     Ok(())
 }
 
-/// Starts the pause task and watches it.
+/// Starts the pause task.
 ///
 /// # Errors
 /// What the runtime said.
-pub(super) async fn start(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>) -> Result<()> {
-    let id = &sandbox.record.id;
+pub(super) async fn start(shim: &Shim, id: &str) -> Result<()> {
     let rootfs = shim.containerd.snapshotter(&shim.settings.snapshotter).mounts(id).await?;
     shim.containerd.create_task(id, rootfs, Stdio::default()).await?;
     shim.containerd.start_process(ProcessId::init(id)).await?;
-    watch(shim, sandbox);
     Ok(())
 }
 

@@ -43,8 +43,9 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
     let record = SandboxRecord { id, created_at: now(), handler, selinux_level, config };
     let life = Life { phase: Phase::Making, ips: Vec::new(), trace: String::new(), record };
     let sandbox = Arc::new(Sandbox::new(life));
-    match make(shim, &sandbox, stages).await {
-        Ok(ips) => ready(shim, &sandbox, ips, stages),
+    let made = make(shim, &sandbox, stages).await;
+    match made.and_then(|ips| ready(shim, &sandbox, ips, stages)) {
+        Ok(id) => Ok(id),
         Err(error) => Err(undo(shim, sandbox, error).await),
     }
 }
@@ -83,6 +84,9 @@ fn ready(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, ips: Vec<IpAddr>, stages: &St
     tracing::info!(id, pod = name(&sandbox.record.metadata()), trace = life.trace, "the pod sandbox is ready");
     shim.tell_of_sandbox(sandbox, ContainerEventType::ContainerCreatedEvent);
     shim.tell_of_sandbox(sandbox, ContainerEventType::ContainerStartedEvent);
+    if sandbox.record.needs_pause() {
+        pause::watch(shim, sandbox);
+    }
     Ok(id.clone())
 }
 
@@ -125,7 +129,7 @@ async fn make(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, stages: &Stages) -> Resu
     recorded?;
     let ips = furnished?;
     if record.needs_pause() {
-        stages.run("pause task", pause::start(shim, sandbox)).await?;
+        stages.run("pause task", pause::start(shim, &record.id)).await?;
     }
     Ok(ips)
 }

@@ -159,3 +159,57 @@ fn nanoseconds(at: SystemTime) -> i64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::manifest::Descriptor;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    fn image(user: User) -> Image {
+        Image {
+            id: "sha256:1".to_owned(),
+            tags: vec!["a.b/c:1".to_owned()],
+            digests: vec!["a.b/c@sha256:2".to_owned()],
+            size: 7,
+            config: Arc::default(),
+            chain_id: "sha256:3".to_owned(),
+            target: Descriptor::new("", b""),
+            user,
+            pinned: true,
+            labels: HashMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_image_is_shown_with_its_user_in_one_of_two_fields() {
+        let by_id = shown(&image(User::Id(1002)));
+        assert_eq!((by_id.uid, by_id.username.as_str()), (Some(v1::Int64Value { value: 1002 }), ""));
+        let by_name = shown(&image(User::Name("www".to_owned())));
+        assert_eq!((by_name.uid, by_name.username.as_str()), (None, "www"));
+        let unset = shown(&image(User::Unset));
+        assert_eq!((unset.id.as_str(), unset.size, unset.pinned), ("sha256:1", 7, true));
+        assert_eq!((unset.repo_tags, unset.repo_digests), (image(User::Unset).tags, image(User::Unset).digests));
+        let details = details(&image(User::Unset));
+        let info: serde_json::Value = serde_json::from_str(&details["info"]).unwrap();
+        assert_eq!(info["chainID"], "sha256:3");
+    }
+
+    #[test]
+    fn usage_is_told_in_nanoseconds_and_bytes() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(5);
+        let told = usage(FsUsage { mount_point: PathBuf::from("/a"), bytes: 1, inodes: 2, at });
+        assert_eq!(
+            (told.timestamp, told.used_bytes, told.inodes_used),
+            (5, Some(v1::UInt64Value { value: 1 }), Some(v1::UInt64Value { value: 2 }))
+        );
+        assert_eq!(told.fs_id, Some(v1::FilesystemIdentifier { mountpoint: "/a".to_owned() }));
+    }
+
+    #[test]
+    fn a_request_must_name_an_image() {
+        assert_eq!(wanted(None).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(wanted(Some(v1::ImageSpec { image: "x".to_owned(), ..v1::ImageSpec::default() })).unwrap(), "x");
+    }
+}

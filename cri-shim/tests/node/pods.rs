@@ -431,6 +431,29 @@ fn a_network_that_fails_leaves_no_pod() {
 fn thirty_pods_start_at_once() {
     on_a_node("pods::thirty_pods_start_at_once", async |node| {
         let mut shim = node.serve().await;
+        for n in 0..5 {
+            let mut times = Vec::new();
+            let begun = Instant::now();
+            let sandbox = shim.run(&pod(&format!("one{n}"), &node.folder.join("logs"))).await;
+            times.push(("run", begun.elapsed()));
+            let id = shim.create(&sandbox, &container("app", "exec sleep 1000")).await;
+            times.push(("create", begun.elapsed()));
+            shim.start(&id).await;
+            times.push(("start", begun.elapsed()));
+            shim.exec(&id, "true", 5).await.unwrap();
+            times.push(("exec", begun.elapsed()));
+            let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+            shim.runtime.stop_pod_sandbox(stop).await.unwrap();
+            times.push(("stop", begun.elapsed()));
+            let remove = RemovePodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+            shim.runtime.remove_pod_sandbox(remove).await.unwrap();
+            times.push(("remove", begun.elapsed()));
+            eprintln!("{times:?}");
+        }
+        let log = std::fs::read_to_string(node.folder.join("shim.log")).unwrap();
+        for line in log.lines().filter(|line| line.contains("trace=")).rev().take(4) {
+            eprintln!("{line}");
+        }
         let begun = Instant::now();
         let one = async |n: u32| {
             let mut shim = shim.clone_client();

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 /// Redirects that are followed, as Go does.
 const REDIRECTS: u8 = 10;
-/// How often an overloaded host is asked again.
-const WAITS: u8 = 3;
+/// How often a host is asked again that is overloaded or closes the connection without an answer.
+pub const WAITS: u8 = 3;
 /// The longest pause that a host may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Characters of a host's own words that are shown.

@@ -143,6 +143,12 @@ async fn read(request: Request<Incoming>) -> Seen {
     }
 }
 
+/// After what was sent before has left.
+async fn broken() -> std::io::Result<Frame<Bytes>> {
+    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    Err(std::io::Error::other("broken on purpose"))
+}
+
 fn response(reply: Reply) -> Response<UnsyncBoxBody<Bytes, std::io::Error>> {
     let mut response = Response::builder().status(reply.status);
     for (name, value) in reply.headers {
@@ -150,7 +156,7 @@ fn response(reply: Reply) -> Response<UnsyncBoxBody<Bytes, std::io::Error>> {
     }
     let end = match reply.ending {
         Ending::Whole => stream::empty().boxed(),
-        Ending::Break => stream::iter([Err(std::io::Error::other("broken on purpose"))]).boxed(),
+        Ending::Break => stream::once(broken()).boxed(),
         Ending::Stall => stream::pending().boxed(),
     };
     let body = stream::iter([Ok(Frame::data(reply.body))]).chain(end);

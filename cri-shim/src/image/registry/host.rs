@@ -20,7 +20,9 @@ use super::auth::{
     Authorization, Credentials, TokenRequest, challenges, password_form, secret, token_answer, token_request,
 };
 use super::connect::{DialError, Dialer, chain, dial_error};
-use super::failure::{FailureKind, HostFailure, Progress, Step, bytes_to_drop, is_same_host, reason, step, words};
+use super::failure::{
+    FailureKind, HostFailure, Progress, Step, WAITS, bytes_to_drop, is_same_host, pause, reason, step, words,
+};
 use super::hosts::{HostConfig, Scheme};
 
 /// Bytes of an answer that says why, and of a token.
@@ -114,7 +116,16 @@ impl Host {
             let own = is_same_host(&uri, &first);
             let authorization = if own { self.authorization(Instant::now()).await } else { None };
             let request = self.request(wanted, &uri, own, authorization.as_ref())?;
-            let answer = self.once(request).await.map_err(|kind| self.failure(kind))?;
+            let answer = match self.once(request).await {
+                Ok(answer) => answer,
+                // As a connection that was kept too long: nothing that we ask for changes anything.
+                Err(FailureKind::Broken(_)) if progress.waits < WAITS => {
+                    sleep(pause(progress.waits)).await;
+                    progress.waits += 1;
+                    continue;
+                }
+                Err(kind) => return Err(self.failure(kind)),
+            };
             match step(answer.status(), answer.headers(), &uri, progress) {
                 Step::Take => return Ok(answer),
                 Step::Authenticate if own => {

@@ -183,7 +183,11 @@ impl Registry {
         let answer = host.send(&Wanted { method: Method::GET, path, accept, from: 0 }).await?;
         let bytes = host.small_body(answer.into_body(), manifest::LIMIT).await.map_err(|kind| host.failure(kind))?;
         if descriptor.digest.fits(&bytes) {
-            return Ok(bytes);
+            if bytes.len() as u64 == descriptor.size {
+                return Ok(bytes);
+            }
+            let why = format!("{} has {} bytes, not {}", descriptor.digest, bytes.len(), descriptor.size);
+            return Err(host.failure(FailureKind::Wrong(why)));
         }
         let found = Digest::of(&bytes);
         Err(host.failure(FailureKind::Wrong(format!("{found} in place of {}", descriptor.digest))))

@@ -267,6 +267,27 @@ async fn an_overloaded_host_is_asked_again() {
     assert_eq!(fake.seen().len(), 3);
 }
 
+#[tokio::test]
+async fn a_connection_that_closes_without_an_answer_is_made_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let certs = hosts_toml(&format!("server = \"http://{}\"\n", listener.local_addr().unwrap()));
+    let bytes = manifest();
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        tokio::io::AsyncReadExt::read(&mut first, &mut [0; 1000]).await.unwrap();
+        drop(first);
+        let (mut second, _) = listener.accept().await.unwrap();
+        tokio::io::AsyncReadExt::read(&mut second, &mut [0; 1000]).await.unwrap();
+        let (length, digest) = (bytes.len(), Digest::of(&bytes));
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {OCI_MANIFEST}\r\ncontent-length: {length}\r\ndocker-content-digest: {digest}\r\n\r\n"
+        );
+        second.write_all(head.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    registry(certs.path(), "a.test/x:1", None).await.resolve().await.unwrap();
+}
+
 async fn read(blob: &mut Blob) -> (Vec<u8>, Option<FailureKind>) {
     let mut bytes = Vec::new();
     loop {

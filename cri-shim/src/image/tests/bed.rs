@@ -45,8 +45,10 @@ impl Bed {
             eprintln!("SKIPPED images on a containerd: needs root");
             return None;
         }
-        if !Path::new("/usr/bin/containerd").exists() {
-            eprintln!("SKIPPED images on a containerd: there is no /usr/bin/containerd");
+        // Another version of it can be tested: BOSUN_CONTAINERD=PROGRAM.
+        let program = std::env::var("BOSUN_CONTAINERD").unwrap_or_else(|_| "/usr/bin/containerd".to_owned());
+        if !Path::new(&program).exists() {
+            eprintln!("SKIPPED images on a containerd: there is no {program}");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -62,10 +64,10 @@ impl Bed {
             at("t.sock")
         );
         std::fs::write(at("config.toml"), config).unwrap();
-        let script = "mount --make-rprivate / && mount -t proc proc /proc && exec containerd --config $0";
+        let script = "mount --make-rprivate / && mount -t proc proc /proc && exec $1 --config $0";
         let log = std::fs::File::create(at("log")).unwrap();
         let mut command = Command::new("unshare");
-        command.args(["-m", "-p", "-f", "--kill-child", "bash", "-c", script]).arg(at("config.toml"));
+        command.args(["-m", "-p", "-f", "--kill-child", "bash", "-c", script]).arg(at("config.toml")).arg(&program);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let bed = Self { containerd: Containerd::new(&at("c.sock")), folder, child };
         for _ in 0..300 {

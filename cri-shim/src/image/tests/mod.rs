@@ -129,18 +129,28 @@ async fn an_index_leads_to_the_image_of_this_machine() {
     };
     let (good, foreign) = (index(&host.architecture), index("sparc"));
     let (serve, bytes) = (image.clone(), good.clone());
-    let fake = Fake::start(move |seen| match seen.path.as_str() {
+    let index_server = Fake::start(move |seen| match seen.path.as_str() {
         "/v2/x/manifests/1" => Reply::new(200, bytes.clone()).with("content-type", OCI_INDEX),
         "/v2/x/manifests/2" => Reply::new(200, foreign.clone()).with("content-type", OCI_INDEX),
         _ => serve.answer(seen),
     })
     .await;
-    let images = bed.images(&[&fake]);
+    let images = bed.images(&[&index_server]);
     let pulled = images.pull("a.test/x:1", None).await.unwrap();
     assert_eq!(pulled.digests, [format!("a.test/x@{}", Digest::of(&good))]);
     assert_eq!(pulled.id, image.id);
     bed.collect_garbage().await;
     assert!(bed.has(&image.digest()).await, "the index holds the manifest");
+    let lying = image.clone();
+    let fake = Fake::start(move |seen| {
+        let mut reply = lying.answer(seen);
+        reply.headers.retain(|(name, _)| *name != "content-type");
+        reply.with("content-type", OCI_INDEX)
+    })
+    .await;
+    let error = bed.images(&[&fake]).pull("a.test/lie:1", None).await.unwrap_err();
+    assert!(error.to_string().contains("is said to be application/vnd.oci.image.index"), "{error}");
+    let images = bed.images(&[&index_server]);
     let error = images.pull("a.test/x:2", None).await.unwrap_err();
     assert!(matches!(error, ImageError::Platform { .. }), "{error}");
     assert!(error.to_string().ends_with("it has linux/mips, linux/sparc"), "{error}");
@@ -356,4 +366,23 @@ async fn a_run_that_died_leaves_no_lease() {
     std::mem::forget(lease);
     bed.images(&[]).restore().await.unwrap();
     assert_eq!(bed.leases().await, 0);
+}
+
+#[tokio::test]
+async fn a_write_that_another_client_holds_is_waited_for() {
+    let Some(bed) = Bed::start().await else { return };
+    let image = small();
+    let fake = image.serve(as_is).await;
+    let digest = image.layers[0].as_str();
+    let (blob, reference) = (image.blobs[digest].clone(), format!("layer-{digest}"));
+    let ingest = crate::containerd::content::Ingest { reference: &reference, total: blob.len() as u64, digest };
+    let held = bed.containerd.content_write(ingest, None).await.unwrap();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        held.commit(blob, std::collections::HashMap::new()).await.unwrap();
+    };
+    let images = bed.images(&[&fake]);
+    let (pulled, ()) = futures::join!(images.pull("a.test/x:1", None), release);
+    pulled.unwrap();
+    assert_eq!(fake.lines().iter().filter(|line| line.ends_with(digest)).count(), 0);
 }
