@@ -12,6 +12,7 @@
 //! | [`image`] | references, hosts.toml, registries, pull, unpack, list, remove |
 //! | [`cni`] | the network configuration and the plugins' exec contract |
 //! | [`log`] | containers' output to CRI log files, and to those who attach |
+//! | [`keeper`] | the process that holds output while we are away |
 //! | [`stream`] | the server of exec, attach and port-forward |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
@@ -25,6 +26,7 @@ pub mod folders;
 pub mod handler;
 pub mod image;
 pub mod index;
+pub mod keeper;
 pub mod log;
 pub mod options;
 pub mod record;
@@ -38,4 +40,4 @@ pub mod stats;
 pub mod stream;
 
 pub use options::Options;
-pub use run::run;
+pub use run::{Carried, run};

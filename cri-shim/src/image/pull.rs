@@ -30,7 +30,7 @@ impl Images {
         let span = tracing::info_span!("pull", image = %reference);
         let images = self.clone();
         let work = async move { images.pull_alone(reference, auth).await };
-        self.0.pulls.join(key, work.instrument(span)).await
+        self.0.pulls.join(key, |_| work.instrument(span)).answer().await
     }
 
     async fn pull_alone(&self, reference: Reference, auth: Option<Auth>) -> Result<Image, ImageError> {
