@@ -71,18 +71,18 @@ type Link = BufStream<UnixStream>;
 
 impl Minder {
     async fn run(mut self, mut told: mpsc::UnboundedReceiver<Told>) {
-        let mut known = false;
+        let mut failing = false;
         loop {
             let begun = Instant::now();
             let Err(error) = self.converse(&mut told).await else { return };
-            if !known {
+            let short = begun.elapsed() < AGAIN;
+            // One that was killed is replaced at once, one that never works is not tried all the time.
+            if short && failing {
+                sleep(AGAIN).await;
+            } else {
                 tracing::warn!("there is no keeper of containers' output, another is started: {error}");
             }
-            // One that was killed is replaced at once, one that never works is not tried all the time.
-            known = begun.elapsed() < AGAIN;
-            if known {
-                sleep(AGAIN).await;
-            }
+            failing = short;
         }
     }
 

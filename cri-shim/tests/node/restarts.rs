@@ -78,7 +78,7 @@ fn what_a_container_says_while_nobody_is_there_is_in_its_log() {
         let mut shim = node.serve().await;
         let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
         let start = async |shim: &mut Served, name: &str, code| {
-            let script = format!("sleep 1; seq {} {}; exit {code}", SAID.start(), SAID.end());
+            let script = format!("sleep 2; seq {} {}; exit {code}", SAID.start(), SAID.end());
             let id = shim.create(&sandbox, &container(name, &script)).await;
             shim.start(&id).await;
             id
