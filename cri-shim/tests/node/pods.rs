@@ -445,7 +445,11 @@ fn a_container_that_ended_is_started_again_at_once() {
             loop {
                 let status = served.status(id).await;
                 if status.state() == ContainerState::ContainerExited {
-                    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"), "attempt {attempt}: {status:?}");
+                    assert_eq!(
+                        (status.exit_code, status.reason.as_str()),
+                        (3, "Error"),
+                        "attempt {attempt}: {status:?}"
+                    );
                     break;
                 }
                 // Now and then a little later, so that every moment of the shim's end is met.
