@@ -56,7 +56,10 @@ impl Bed {
              \"io.containerd.internal.v1.opt\", \"io.containerd.snapshotter.v1.zfs\"]\n\
              [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n\
              [plugins.\"io.containerd.gc.v1.scheduler\"]\nschedule_delay = \"0ms\"\nstartup_delay = \"10ms\"\n",
-            at("root"), at("state"), at("c.sock"), at("t.sock")
+            at("root"),
+            at("state"),
+            at("c.sock"),
+            at("t.sock")
         );
         std::fs::write(at("config.toml"), config).unwrap();
         let script = "mount --make-rprivate / && mount -t proc proc /proc && exec containerd --config $0";
@@ -196,9 +199,8 @@ impl TestImage {
             "config": { "User": "1003:users", "Labels": { "a": "b" }, "Cmd": ["sh"] },
             "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config: Bytes = config.to_string().into();
-        let descriptor = |kind: &str, blob: &Bytes| {
-            json!({ "mediaType": kind, "digest": Digest::of(blob), "size": blob.len() })
-        };
+        let descriptor =
+            |kind: &str, blob: &Bytes| json!({ "mediaType": kind, "digest": Digest::of(blob), "size": blob.len() });
         let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
             "layers": layers.iter().map(|layer| descriptor(layer.media_type, &layer.blob)).collect::<Vec<_>>() });

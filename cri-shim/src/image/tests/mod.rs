@@ -47,7 +47,10 @@ async fn an_image_is_pulled_found_used_and_removed() {
     let images = bed.images(&[&fake]);
     let pulled = images.pull("a.test/x/y:1", None).await.unwrap();
     let at = format!("a.test/x/y@{}", image.digest());
-    assert_eq!((&pulled.id, &pulled.tags, &pulled.digests), (&image.id, &vec!["a.test/x/y:1".to_owned()], &vec![at.clone()]));
+    assert_eq!(
+        (&pulled.id, &pulled.tags, &pulled.digests),
+        (&image.id, &vec!["a.test/x/y:1".to_owned()], &vec![at.clone()])
+    );
     assert_eq!((&pulled.user, pulled.labels["a"].as_str(), pulled.pinned), (&User::Id(1003), "b", false));
     let bytes: usize = image.blobs.values().map(Bytes::len).sum::<usize>() + image.manifest.len();
     assert_eq!(pulled.size, bytes as u64);
@@ -151,8 +154,7 @@ async fn a_broken_connection_is_gone_on_with() {
     let fake = image.serve(|_, reply| cut(reply, 400_000, Ending::Break)).await;
     bed.images(&[&fake]).pull("a.test/x:1", None).await.unwrap();
     let first = image.layers[0].as_str();
-    let starts: Vec<_> =
-        fake.seen().iter().filter(|seen| seen.path.ends_with(first)).map(from).collect();
+    let starts: Vec<_> = fake.seen().iter().filter(|seen| seen.path.ends_with(first)).map(from).collect();
     assert_eq!(starts[..3], [0, 400_000, 800_000], "no byte comes twice");
 }
 
@@ -233,7 +235,8 @@ async fn the_garbage_collector_takes_nothing_from_a_pull_under_way() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let pulled = tokio::select! { pulled = images.pull("a.test/x:1", None) => pulled.unwrap(), () = collect => unreachable!() };
+    let pulled =
+        tokio::select! { pulled = images.pull("a.test/x:1", None) => pulled.unwrap(), () = collect => unreachable!() };
     bed.collect_garbage().await;
     let root = images.prepare_rootfs(&pulled, "root", RootfsOptions::default()).await.unwrap();
     assert!(shows(&root, "one", b"1"));
@@ -247,7 +250,8 @@ async fn a_layer_that_unpacks_to_something_else_is_refused() {
     let fake = TestImage::with_diff_ids(&layers, &ids).serve(as_is).await;
     let error = bed.images(&[&fake]).pull("a.test/x:1", None).await.unwrap_err();
     assert!(matches!(error, ImageError::Layer { .. }), "{error}");
-    let broken = TestImage::new(&[Layer { media_type: GZIP, tar: b"x".to_vec(), blob: Bytes::from_static(b"no gzip") }]);
+    let broken =
+        TestImage::new(&[Layer { media_type: GZIP, tar: b"x".to_vec(), blob: Bytes::from_static(b"no gzip") }]);
     let fake = broken.serve(as_is).await;
     let error = bed.images(&[&fake]).pull("a.test/x:1", None).await.unwrap_err();
     assert!(matches!(error, ImageError::Containerd(_)), "{error}");

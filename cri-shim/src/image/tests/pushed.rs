@@ -127,9 +127,8 @@ async fn a_password_opens_and_a_wrong_one_does_not() {
     registry.push(&image, "own", "1").await;
     let images = Images::new(bed.containerd.clone(), bed.settings(None));
     let name = format!("{}/own:1", registry.address);
-    let auth = |password: &str| {
-        Some(Auth { username: "user".to_owned(), password: password.to_owned(), ..Auth::default() })
-    };
+    let auth =
+        |password: &str| Some(Auth { username: "user".to_owned(), password: password.to_owned(), ..Auth::default() });
     for denied in [None, auth("wrong")] {
         let error = images.pull(&name, denied).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::PermissionDenied, "{error}");
