@@ -81,6 +81,7 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
     ("upstream-node", upstream::node),
+    ("upstream-cri", upstream::cri),
 ];
 
 fn main() -> ExitCode {

@@ -122,7 +122,7 @@ fn is_refused(kubectl: &Kubectl<'_>, pod: &str) {
         shown(&kubectl.run(&["get", "pod", pod])).then_some(())
     });
     let events = kubectl.run(&["events", "--for", &format!("pod/{pod}")]);
-    assert!(events.contains("authorization failed") || events.contains("401 Unauthorized"), "{events}");
+    assert!(events.contains("denies access"), "{events}");
 }
 
 /// containerd's certs.d folder of the user's: there a registry's name leads to a port of the host's loopback.

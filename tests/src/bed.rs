@@ -66,9 +66,10 @@ enum Kind {
     Ours,
     /// It ran before the test and goes on after it.
     Borrowed,
-    /// An upstream control plane with bosun's node, by hack/upstream; all of it is inside its network namespace.
+    /// An upstream control plane with parts of bosun's on its node, by hack/upstream; all of it is inside its network namespace.
     Upstream {
         state: PathBuf,
+        kind: &'static str,
     },
 }
 
@@ -93,11 +94,12 @@ impl Cluster {
         Self { name, kubeconfig, folder: tempfile::tempdir().expect("a temporary folder"), kind: Kind::Borrowed }
     }
 
-    /// Upstream's control plane with bosun's agent, CNI plugins and proxy as its node, Ready. The peers are built.
+    /// Upstream's control plane with a node of which bosun's are those parts that `kind` says, Ready: see hack/upstream.
+    /// The peers are built.
     ///
     /// # Panics
     /// Where hack/upstream fails, with what it said.
-    pub fn upstream(name: &str) -> Self {
+    pub fn upstream(name: &str, kind: &'static str) -> Self {
         let mut cluster = Self::absent(name);
         let images: Vec<String> = [("pause.tar", images::pause_archive()), ("echo.tar", images::echo_archive())]
             .map(|(name, bytes)| {
@@ -108,16 +110,16 @@ impl Cluster {
             .to_vec();
         let state = cluster.folder.path().join("state");
         cluster.kubeconfig = state.join("admin.conf");
-        cluster.kind = Kind::Upstream { state };
+        cluster.kind = Kind::Upstream { state, kind };
         let output = cluster.hack_upstream("up", &images.join(" "));
         assert!(output.status.success(), "hack/upstream up: {}", text(&output.stderr));
         cluster
     }
 
     fn hack_upstream(&self, verb: &str, images: &str) -> Output {
-        let Kind::Upstream { state } = &self.kind else { panic!("{} is not upstream's", self.name) };
+        let Kind::Upstream { state, kind } = &self.kind else { panic!("{} is not upstream's", self.name) };
         let mut command = Command::new(checkout().join("hack/upstream"));
-        command.arg(verb).arg(state).arg("bosun").stdin(Stdio::null());
+        command.arg(verb).arg(state).arg(kind).stdin(Stdio::null());
         command.env("NAME", &self.name).env("IMAGES", images).env("BOSUN", programs());
         command.output().expect("hack/upstream runs")
     }
@@ -153,7 +155,7 @@ impl Cluster {
 
     /// PID 1 of the node, as the host numbers it.
     pub fn init(&self) -> u32 {
-        if let Kind::Upstream { state } = &self.kind {
+        if let Kind::Upstream { state, .. } = &self.kind {
             let outer = fs::read_to_string(state.join("pid")).expect("hack/upstream wrote its number");
             let outer = outer.trim();
             let inner = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("the node runs");

@@ -24,6 +24,11 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
     let owner =
         |containers: &[&Container]| -> Names { containers.iter().filter(|c| c.runs).map(|c| c.pod.clone()).collect() };
     let all: Names = containers.iter().map(|c| c.id.clone()).collect();
+    // What a shim's container is of; a container that nobody knows stands for itself.
+    let pod_of = |id: String| containers.iter().find(|c| c.id == id).map_or(id, |c| c.pod.clone());
+    let shims = node.shims();
+    // A sandbox of bosun's needs no process, and so no folder of a task.
+    let with_tasks = if node.has_own_cri { ids(&of_kind("container")) } else { all.clone() };
 
     let mut wrong = Vec::new();
     let mut same = |what: &str, found: &Names, wanted: &Names| {
@@ -38,14 +43,18 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
     same("the control group of pod", &node.cgroups(), &uids);
     same("mounts for pod", &node.pods_of_mounts().difference(&uids).cloned().collect(), &Names::new());
     same("a mount of container", &node.containers_of_mounts().difference(&all).cloned().collect(), &Names::new());
-    same("the runtime's folder of", &entries(&node.path("run/containerd/io.containerd.runtime.v2.task/k8s.io")), &all);
-    same("the shim of sandbox", &node.shims().into_iter().collect(), &ids(&sandboxes));
+    same(
+        "the runtime's folder of",
+        &entries(&node.path("run/containerd/io.containerd.runtime.v2.task/k8s.io")),
+        &with_tasks,
+    );
+    same("the shim of pod", &shims.iter().cloned().map(pod_of).collect(), &uids);
     same("the reservation of address", &node.reservations(), &addresses);
     same("rules of sandbox", &node.owners_of_rules(), &ids(&sandboxes));
     for (what, count) in [
-        ("namespaces", entries(&node.path("run/netns")).len()),
+        ("namespaces", node.namespaces().len()),
         ("pairs", node.lines(&["ip", "-o", "link", "show", "master", "cni0"]).len()),
-        ("shims", node.shims().len()),
+        ("shims", shims.len()),
         // Each has a loopback too, in a network of its own.
         ("CNI results", entries(&node.path("var/lib/cni/results")).iter().filter(|n| n.starts_with("bosun-")).count()),
     ] {
@@ -98,13 +107,20 @@ struct Node<'a> {
     cluster: &'a Cluster,
     root: PathBuf,
     mounts: String,
+    /// Whether `bosun cri` made the pods, and not containerd's own plugin.
+    has_own_cri: bool,
 }
+
+/// Where `bosun cri` has a folder for each sandbox.
+const SANDBOXES: &str = "run/bosun-cri/sandboxes";
 
 impl<'a> Node<'a> {
     fn of(cluster: &'a Cluster) -> Self {
         let process = PathBuf::from(format!("/proc/{}", cluster.init()));
         let mounts = fs::read_to_string(process.join("mounts")).expect("the node's PID 1 runs");
-        Self { cluster, root: process.join("root"), mounts }
+        let root = process.join("root");
+        let has_own_cri = root.join(SANDBOXES).exists();
+        Self { cluster, root, mounts, has_own_cri }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -129,7 +145,10 @@ impl<'a> Node<'a> {
             let info: Value = serde_json::from_slice(&info.stdout).ok()?;
             let label = |name: &str| string(&info["Labels"][name]);
             let (kind, pod) = (label("io.cri-containerd.kind"), label("io.kubernetes.pod.uid"));
-            Some(Container { id: id.clone(), kind, pod, runs: running.contains(id) })
+            let pinned =
+                || self.has_own_cri && kind == "sandbox" && self.path(SANDBOXES).join(id).join("ns/net").exists();
+            let runs = running.contains(id) || pinned();
+            Some(Container { id: id.clone(), kind, pod, runs })
         };
         ids.iter().filter_map(container).collect()
     }
@@ -167,8 +186,19 @@ impl<'a> Node<'a> {
     }
 
     fn containers_of_mounts(&self) -> Names {
-        let sandboxes = self.words_after("io.containerd.grpc.v1.cri/sandboxes/");
-        self.words_after("io.containerd.runtime.v2.task/k8s.io/").union(&sandboxes).cloned().collect()
+        let of_task = self.words_after("io.containerd.runtime.v2.task/k8s.io/");
+        let of_containerd = self.words_after("io.containerd.grpc.v1.cri/sandboxes/");
+        let of_bosun = ["/bosun-cri/sandboxes/", "/bosun-cri/containers/"].map(|part| self.words_after(part));
+        of_bosun.into_iter().chain([of_task, of_containerd]).flatten().collect()
+    }
+
+    /// Network namespaces of sandboxes.
+    fn namespaces(&self) -> Names {
+        if !self.has_own_cri {
+            return entries(&self.path("run/netns"));
+        }
+        let pinned = |id: &String| self.path(SANDBOXES).join(id).join("ns/net").exists();
+        entries(&self.path(SANDBOXES)).into_iter().filter(pinned).collect()
     }
 
     fn reservations(&self) -> Names {
@@ -196,7 +226,7 @@ impl<'a> Node<'a> {
         foreign.into_iter().map(|word| format!("the proxy sends to {word}, which no pod has")).collect()
     }
 
-    /// The sandbox that each shim is of.
+    /// The container or sandbox that each shim was started for.
     fn shims(&self) -> Vec<String> {
         let processes = self.lines(&["ps", "-e", "-o", "args"]);
         let shims = processes.iter().filter(|line| line.contains("containerd-shim-runc-v2 "));

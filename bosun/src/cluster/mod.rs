@@ -6,7 +6,7 @@ mod state;
 
 pub use lock::Lock;
 pub use paths::{Paths, ROOT};
-pub use state::{Cluster, Node, Settings, all, network};
+pub use state::{Cluster, Cri, Node, Settings, all, network};
 
 /// The name of a cluster where none is given.
 pub const DEFAULT_NAME: &str = "dev";

@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use anyhow::Context;
+use clap::ValueEnum;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
@@ -28,13 +29,32 @@ pub struct Cluster {
     pub ip_forward_before: Option<String>,
 }
 
+/// Who serves the container runtime interface on the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Cri {
+    /// `bosun cri`, over containerd's native API
+    Bosun,
+    /// containerd's own CRI plugin
+    Containerd,
+}
+
+impl fmt::Display for Cri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bosun => "bosun",
+            Self::Containerd => "containerd",
+        })
+    }
+}
+
 /// What the user chose. A cluster keeps it for life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
     pub kubeconfig: PathBuf,
     pub registry_config: Option<PathBuf>,
-    pub cri: String,
+    pub cri: Cri,
     pub egress: bool,
 }
 
@@ -162,8 +182,7 @@ mod tests {
 
     #[test]
     fn a_newer_file_is_refused_and_an_equal_one_read_back() {
-        let settings =
-            Settings { kubeconfig: "/k".into(), registry_config: None, cri: "containerd".into(), egress: false };
+        let settings = Settings { kubeconfig: "/k".into(), registry_config: None, cri: Cri::Containerd, egress: false };
         let cluster = Cluster::new("dev", 3, settings);
         let text = serde_json::to_string(&cluster).unwrap();
         assert_eq!(parse(&text).unwrap(), cluster);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::containerd;
 use super::mounts::RUN;
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Cluster, Cri, Node};
 
 /// Every pod address of a cluster; each node has a part.
 pub const POD_NETWORK: &str = "10.244.0.0/16";
@@ -65,7 +65,7 @@ fn kubelet(cluster: &Cluster, node: &Node) -> serde_json::Value {
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": format!("{}/{}", cluster.cgroup(), node.name),
         "clusterDomain": "cluster.local",
-        "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
+        "containerRuntimeEndpoint": runtime_endpoint(cluster),
         // The disk is the host's, and others fill it too: a share of it says nothing about this node.
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi" },
         "failCgroupV1": false,
@@ -76,6 +76,14 @@ fn kubelet(cluster: &Cluster, node: &Node) -> serde_json::Value {
         "tlsCertFile": folder.join("kubelet-server.crt"),
         "tlsPrivateKeyFile": folder.join("kubelet-server.key"),
     })
+}
+
+/// Where the CRI is served.
+pub fn runtime_endpoint(cluster: &Cluster) -> String {
+    match cluster.settings.cri {
+        Cri::Bosun => format!("unix://{}", file("cri.sock").display()),
+        Cri::Containerd => format!("unix://{}", containerd::SOCKET),
+    }
 }
 
 fn proxy(cluster: &Cluster, node: &Node) -> serde_json::Value {

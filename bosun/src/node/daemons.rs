@@ -10,11 +10,12 @@ use std::rc::Rc;
 
 use kernel::process::{Namespaces, inherit};
 
-use super::config::{POD_NETWORK, SERVICE_NETWORK, file};
-use super::containerd;
+use super::config::{self, POD_NETWORK, SERVICE_NETWORK, file};
+use super::folders::PLUGINS;
 use super::supervise::Spec;
 use super::supervisor::Program;
-use crate::cluster::{Cluster, Node, Paths};
+use super::{containerd, registries};
+use crate::cluster::{Cluster, Cri, Node, Paths};
 use crate::relay::Secret;
 
 /// What the registry relay is started with.
@@ -45,9 +46,12 @@ pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<
     let paths = cluster.paths();
     let relay = Rc::new(relay);
     let proxied = Rc::clone(&relay);
-    Ok(vec![
+    let mut programs = vec![
         program("relay", 0, None, move || relay_command(&relay)),
-        program("containerd", 0, None, move || Ok(containerd_command(&proxied))),
+        program("containerd", 0, None, {
+            let relay = Rc::clone(&proxied);
+            move || Ok(containerd_command(&relay))
+        }),
         program("control-plane", 1, None, ours(control_plane(&paths, node))),
         Program {
             spec: Spec { name: IMAGES, once: true, after: None, phase: 2 },
@@ -55,7 +59,12 @@ pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<
         },
         program("agent", 2, Some(IMAGES), ours(agent(&paths, node))),
         program("proxy", 2, None, ours(words(&["proxy", "--config", &file("proxy.yaml").to_string_lossy()]))),
-    ])
+    ];
+    if cluster.settings.cri == Cri::Bosun {
+        let command = ours(cri(cluster, node));
+        programs.push(program("cri", 1, None, move || command().map(|command| behind(&proxied, command))));
+    }
+    Ok(programs)
 }
 
 /// The job that must have succeeded before a pod can start.
@@ -91,9 +100,29 @@ fn relay_command(relay: &Relay) -> io::Result<Command> {
 }
 
 fn containerd_command(relay: &Relay) -> Command {
-    let proxy = format!("http://bosun:{}@{}", relay.secret.as_str(), relay.address);
     let mut command = Command::new("containerd");
     command.arg("--config").arg(containerd::config_file());
+    behind(relay, command)
+}
+
+fn cri(cluster: &Cluster, node: &Node) -> Vec<OsString> {
+    vec![
+        "cri".into(),
+        flag("listen", config::runtime_endpoint(cluster)),
+        flag("containerd", containerd::SOCKET),
+        flag("cni-bin-dir", PLUGINS),
+        flag("registry-config", registries::CERTS),
+        flag("root", cluster.paths().node(&node.name).join("cri")),
+        flag("state", "/run/bosun-cri"),
+        flag("cgroup-driver", "cgroupfs"),
+        // Nobody else makes pods in the node's network.
+        "--cni-exclusive".into(),
+    ]
+}
+
+/// A program that reaches registries through the relay.
+fn behind(relay: &Relay, mut command: Command) -> Command {
+    let proxy = format!("http://bosun:{}@{}", relay.secret.as_str(), relay.address);
     for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
         command.env(name, &proxy).env_remove(name.to_lowercase());
     }

@@ -93,7 +93,7 @@ fn set_up(options: &Options) -> anyhow::Result<supervisor::Supervisor> {
     let relay = listener.local_addr()?;
     config::write(&cluster, &node, &resolv_conf)?;
     registries::write(cluster.settings.registry_config.as_deref(), relay, &secret)?;
-    containerd::write_config()?;
+    containerd::write_config(cluster.settings.cri)?;
     folders::install_plugins(&paths.node(&node.name))?;
     let programs = daemons::programs(&cluster, &node, daemons::Relay { host, listener, address: relay, secret });
     supervisor::Supervisor::new(programs?, &paths.logs(&node.name))

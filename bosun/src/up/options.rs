@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::cluster::{DEFAULT_NAME, Settings, parse_name};
+use crate::cluster::{Cri, DEFAULT_NAME, Settings, parse_name};
 
 #[derive(Args)]
 pub struct Options {
@@ -19,7 +19,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub registry_config: Option<PathBuf>,
     /// Who serves the container runtime interface
-    #[arg(long, value_enum, default_value_t = Cri::Containerd)]
+    #[arg(long, value_enum, default_value_t = Cri::Bosun)]
     pub cri: Cri,
     /// Let pods reach what the host reaches, by rules on the host that `down` removes
     #[arg(long)]
@@ -27,13 +27,6 @@ pub struct Options {
     /// How long to wait for the node to be Ready, as 90s or 2m; 0 does not wait
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
     pub wait: Duration,
-}
-
-/// Servers of the container runtime interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Cri {
-    /// containerd's own CRI plugin
-    Containerd,
 }
 
 impl Options {
@@ -48,10 +41,7 @@ impl Options {
             None => crate::kubeconfig::default_path()?,
         };
         let registry_config = self.registry_config.as_deref().map(absolute).transpose()?;
-        let cri = match self.cri {
-            Cri::Containerd => "containerd",
-        };
-        Ok(Settings { kubeconfig, registry_config, cri: cri.to_owned(), egress: self.egress })
+        Ok(Settings { kubeconfig, registry_config, cri: self.cri, egress: self.egress })
     }
 }
 

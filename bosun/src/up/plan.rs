@@ -50,7 +50,7 @@ fn differences(is: &Settings, asked: &Settings) -> Vec<String> {
     let pairs = [
         ("--kubeconfig", is.kubeconfig.display().to_string(), asked.kubeconfig.display().to_string()),
         ("--registry-config", folder(&is.registry_config), folder(&asked.registry_config)),
-        ("--cri", is.cri.clone(), asked.cri.clone()),
+        ("--cri", is.cri.to_string(), asked.cri.to_string()),
         ("--egress", is.egress.to_string(), asked.egress.to_string()),
     ];
     let differing = pairs.into_iter().filter(|(_, is, asked)| is != asked);
@@ -60,9 +60,10 @@ fn differences(is: &Settings, asked: &Settings) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Cri;
 
     fn settings(egress: bool) -> Settings {
-        Settings { kubeconfig: "/k".into(), registry_config: None, cri: "containerd".into(), egress }
+        Settings { kubeconfig: "/k".into(), registry_config: None, cri: Cri::Containerd, egress }
     }
 
     fn found(clusters: Vec<Cluster>, running: bool, routes: &[&str]) -> Found {

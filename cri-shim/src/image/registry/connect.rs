@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
+use super::failure::reason;
 use super::proxy::{Proxies, Proxy};
 
 /// How long a TLS handshake and a proxy's answer may take, as in Go's transport.
@@ -153,7 +154,10 @@ async fn tunnel(stream: Box<dyn Stream>, proxy: &Proxy, host: &str, port: u16) -
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 return Err(failed("it wants other credentials; check HTTPS_PROXY".to_owned()));
             }
-            status => return Err(failed(format!("it answers with status {}", status.as_u16()))),
+            status => {
+                let why = format!("it answers with status {} {}", status.as_u16(), reason(&answer));
+                return Err(failed(why.trim_end().to_owned()));
+            }
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| failed(chain(&error)))?;
         Ok(Box::new(TokioIo::new(upgraded)) as Box<dyn Stream>)

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::header::{LOCATION, RETRY_AFTER};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Response, StatusCode, Uri};
+use hyper::ext::ReasonPhrase;
 use serde::Deserialize;
 
 /// Redirects that are followed, as Go does.
@@ -187,8 +188,20 @@ pub fn words(body: &[u8]) -> String {
         (code, message) => format!("{code}: {message}"),
     };
     let all: Vec<_> = errors.into_iter().map(one).filter(|text| !text.is_empty()).collect();
+    shown(&all.join(", "))
+}
+
+/// The words behind the number of an answer's status, where they are its own. Proxies say there what kept them.
+pub fn reason<B>(answer: &Response<B>) -> String {
+    let reason = answer.extensions().get::<ReasonPhrase>().map(ReasonPhrase::as_bytes).unwrap_or_default();
+    let reason = String::from_utf8_lossy(reason);
+    let usual = answer.status().canonical_reason().unwrap_or_default();
+    if reason.eq_ignore_ascii_case(usual) { String::new() } else { shown(&reason) }
+}
+
+fn shown(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
-    all.join(", ").chars().map(plain).take(WORDS).collect()
+    text.chars().map(plain).take(WORDS).collect()
 }
 
 #[cfg(test)]
@@ -263,6 +276,16 @@ mod tests {
             kind: FailureKind::of_status(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
         };
         assert_eq!(failure.to_string(), "a.b does not know it (MANIFEST_UNKNOWN); check the name and the tag");
+    }
+
+    #[test]
+    fn a_status_line_may_say_why() {
+        let mut answer = Response::builder().status(502).body(()).unwrap();
+        assert_eq!(reason(&answer), "");
+        answer.extensions_mut().insert(ReasonPhrase::from_static(b"Bad Gateway"));
+        assert_eq!(reason(&answer), "");
+        answer.extensions_mut().insert(ReasonPhrase::from_static(b"the host cannot reach a.b:443"));
+        assert_eq!(reason(&answer), "the host cannot reach a.b:443");
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use super::auth::{
     Authorization, Credentials, TokenRequest, challenges, password_form, secret, token_answer, token_request,
 };
 use super::connect::{DialError, Dialer, chain, dial_error};
-use super::failure::{FailureKind, HostFailure, Progress, Step, bytes_to_drop, is_same_host, step, words};
+use super::failure::{FailureKind, HostFailure, Progress, Step, bytes_to_drop, is_same_host, reason, step, words};
 use super::hosts::{HostConfig, Scheme};
 
 /// Bytes of an answer that says why, and of a token.
@@ -269,9 +269,10 @@ impl Host {
     }
 
     async fn final_failure(&self, answer: Response<Incoming>) -> HostFailure {
-        let status = answer.status();
+        let (status, reason) = (answer.status(), reason(&answer));
         let body = self.small_body(answer.into_body(), SMALL).await.unwrap_or_default();
-        self.failure(FailureKind::of_status(status, &self.without_secrets(words(&body))))
+        let words = Some(words(&body)).filter(|words| !words.is_empty()).unwrap_or(reason);
+        self.failure(FailureKind::of_status(status, &self.without_secrets(words)))
     }
 
     fn without_secrets(&self, words: String) -> String {
