@@ -8,6 +8,7 @@
 
 mod cluster;
 mod controllers;
+mod critest;
 mod layers;
 mod nodes;
 mod objects;
@@ -81,6 +82,8 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-snapshot", objects::snapshot),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
+    ("critest-debian", critest::on_debian),
+    ("critest-newest", critest::on_newest),
     ("upstream-node", upstream::node),
     ("upstream-cri", upstream::cri),
 ];

@@ -12,6 +12,7 @@ use prost_types::Any;
 
 use super::namespaces::{Defaults, plan};
 use super::record::{EXTENSION, KIND, KIND_LABEL, Life, Phase, SandboxRecord, name, validate};
+use super::spec::sandbox_user_namespace;
 use super::{Sandbox, files, network, pause, stop};
 use crate::container::spec::{SPEC, mcs_level};
 use crate::containerd::containers::runtime;
@@ -34,9 +35,12 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
     let RunPodSandboxRequest { config, runtime_handler: handler } = request;
     let config = config.ok_or_else(|| Error::Invalid("the request has no pod sandbox config".to_owned()))?;
     validate(&config)?;
-    shim.handler(&handler)?;
+    let ids = sandbox_user_namespace(&config, &shim.handler(&handler)?.ability)?;
     if let Some(id) = existing(shim, &config)? {
         return Ok(id);
+    }
+    if ids.is_some() && !shim.images.maps_ids().await? {
+        return Err(no_mapped_roots(&shim.settings.snapshotter));
     }
     let id = new_id();
     let selinux_level = selinux_level(shim, &id);
@@ -48,6 +52,13 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
         Ok(id) => Ok(id),
         Err(error) => Err(undo(shim, sandbox, error).await),
     }
+}
+
+fn no_mapped_roots(snapshotter: &str) -> Error {
+    Error::Invalid(format!(
+        "a pod with a user namespace cannot run here: containerd's snapshotter {snapshotter} does not map ids: \
+         overlayfs of containerd 2.0 and newer does, on a kernel of 5.19 or newer"
+    ))
 }
 
 /// The sandbox that a request asks for again.
