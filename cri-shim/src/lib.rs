@@ -36,6 +36,7 @@ pub mod server;
 pub mod shim;
 pub mod stats;
 pub mod stream;
+pub mod trace;
 
 pub use options::Options;
 pub use run::run;
