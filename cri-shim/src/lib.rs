@@ -13,6 +13,7 @@
 //! | [`cni`] | the network configuration and the plugins' exec contract |
 //! | [`log`] | containers' output to CRI log files, and to those who attach |
 //! | [`stream`] | the server of exec, attach and port-forward |
+//! | [`trace`] | the steps of a pod's start, and which were slow |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
 pub mod cni;
