@@ -4,82 +4,22 @@
 //! nothing half-made, and its next try finds the result.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tonic::Status;
 
-/// What an operation has done and does, for those who wait for it and those who ask where the time went.
-#[derive(Debug, Clone)]
-pub struct Stages {
-    begun: Instant,
-    spans: Arc<Mutex<Vec<Span>>>,
-}
-
-#[derive(Debug)]
-struct Span {
-    name: &'static str,
-    from: Duration,
-    to: Option<Duration>,
-}
-
-impl Default for Stages {
-    fn default() -> Self {
-        Self { begun: Instant::now(), spans: Arc::default() }
-    }
-}
-
-impl Stages {
-    /// Does `work` as the stage `name`. Stages may overlap.
-    pub async fn run<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
-        let at = self.with(|spans| {
-            spans.push(Span { name, from: self.begun.elapsed(), to: None });
-            spans.len() - 1
-        });
-        let done = work.await;
-        self.with(|spans| spans[at].to = Some(self.begun.elapsed()));
-        done
-    }
-
-    /// What is being done and since when: `network (for 12.0 s)`.
-    pub fn doing(&self) -> String {
-        let now = self.begun.elapsed();
-        let open = |span: &Span| match span.to {
-            None => Some(format!("{} (for {:.1} s)", span.name, now.saturating_sub(span.from).as_secs_f64())),
-            Some(_) => None,
-        };
-        let open: Vec<String> = self.with(|spans| spans.iter().filter_map(open).collect());
-        if open.is_empty() { "between stages".to_owned() } else { open.join(", ") }
-    }
-
-    /// All finished stages with when they began and how long they took, milliseconds.
-    pub fn trace(&self) -> String {
-        let mut text = String::new();
-        self.with(|spans| {
-            for Span { name, from, to } in spans.iter() {
-                let took = to.unwrap_or_else(|| self.begun.elapsed()).saturating_sub(*from);
-                let gap = if text.is_empty() { "" } else { ", " };
-                let (from, took) = (from.as_secs_f64() * 1e3, took.as_secs_f64() * 1e3);
-                // Writing to a string does not fail.
-                let _ = write!(text, "{gap}{name} +{from:.1} {took:.1} ms");
-            }
-        });
-        text
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut Vec<Span>) -> T) -> T {
-        work(&mut self.spans.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+use crate::trace::Stages;
 
 type Answer<T> = Shared<BoxFuture<'static, Result<T, Status>>>;
 
 /// The operations of one kind.
 #[derive(Clone)]
 pub struct Flights<T: Clone> {
+    /// The CRI's name of what flies.
+    call: &'static str,
     flying: Arc<Mutex<HashMap<String, Flight<T>>>>,
 }
 
@@ -90,13 +30,11 @@ pub struct Flight<T: Clone> {
     pub stages: Stages,
 }
 
-impl<T: Clone> Default for Flights<T> {
-    fn default() -> Self {
-        Self { flying: Arc::default() }
-    }
-}
-
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    pub fn new(call: &'static str) -> Self {
+        Self { call, flying: Arc::default() }
+    }
+
     /// Joins the operation `key`, which `start` begins if it does not run.
     pub fn join<F>(&self, key: &str, start: impl FnOnce(Stages) -> F) -> Flight<T>
     where
@@ -106,7 +44,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         if let Some(flight) = flying.get(key) {
             return flight.clone();
         }
-        let stages = Stages::default();
+        let stages = Stages::new(self.call, key);
         let work = start(stages.clone());
         let (all, name) = (self.flying.clone(), key.to_owned());
         let task = tokio::spawn(async move {
@@ -184,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_caller_joins_and_a_later_one_starts_anew() {
-        let flights: Flights<u32> = Flights::default();
+        let flights: Flights<u32> = Flights::new("RunPodSandbox");
         let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let ask = || {
             let (runs, gate) = (runs.clone(), gate.clone());
@@ -207,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer_and_frees_the_name() {
-        let flights: Flights<u32> = Flights::default();
+        let flights: Flights<u32> = Flights::new("RunPodSandbox");
         let failed = flights.join("pod", |_| async { panic!("broken") }).answer(None).await.unwrap_err();
         assert_eq!(failed.code(), tonic::Code::Internal);
         assert_eq!(flights.join("pod", |_| async { Ok(7) }).answer(None).await.unwrap(), 7);

@@ -13,6 +13,7 @@
 //! | [`cni`] | the network configuration and the plugins' exec contract |
 //! | [`log`] | containers' output to CRI log files, and to those who attach |
 //! | [`stream`] | the server of exec, attach and port-forward |
+//! | [`trace`] | the steps of a pod's start, and which were slow |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
 pub mod cni;
@@ -36,6 +37,7 @@ pub mod server;
 pub mod shim;
 pub mod stats;
 pub mod stream;
+pub mod trace;
 
 pub use options::Options;
 pub use run::run;

@@ -18,12 +18,12 @@ use super::{Container, State, exec, remove, volumes};
 use crate::containerd::containers::runtime;
 use crate::containerd::runc;
 use crate::error::{Error, Result};
-use crate::flight::Stages;
 use crate::image::{Image, RootfsOptions};
 use crate::record::{new_id, now, to_extension};
 use crate::sandbox::Sandbox;
 use crate::sandbox::record::{KIND_LABEL, Phase, SandboxRecord};
 use crate::shim::{Shim, blocking};
+use crate::trace::Stages;
 
 /// Keeps a snapshot from containerd's garbage collector while no container object names it yet. It stays: what owns it
 /// removes it, and a restart removes those that nothing owns.
@@ -56,7 +56,9 @@ pub async fn create(shim: &Arc<Shim>, request: CreateContainerRequest, stages: &
         Ok(record) => {
             let container = Arc::new(Container::new(record, State::Created));
             shim.containers.insert(&id, container.clone());
-            tracing::info!(id, name = asked, trace = stages.trace(), "the container is created");
+            let trace = stages.trace();
+            tracing::info!(id, name = asked, %trace, "the container is created");
+            container.trace.keep(trace);
             shim.tell_of_container(&container, ContainerEventType::ContainerCreatedEvent);
             Ok(id)
         }

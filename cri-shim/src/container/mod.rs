@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use crate::log::ContainerIo;
+use crate::trace::Kept;
 use record::{ContainerRecord, Exit};
 
 /// The signal that no process withstands.
@@ -51,6 +52,8 @@ pub struct Container {
     stop_asked: AtomicBool,
     /// Its pipes and its log, while they are followed.
     io: Mutex<Option<ContainerIo>>,
+    /// Of its creation, until it begins.
+    pub trace: Kept,
 }
 
 impl Container {
@@ -61,6 +64,7 @@ impl Container {
             turn: tokio::sync::Mutex::default(),
             stop_asked: AtomicBool::new(false),
             io: Mutex::default(),
+            trace: Kept::default(),
         }
     }
 

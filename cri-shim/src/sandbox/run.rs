@@ -18,10 +18,10 @@ use crate::container::spec::{SPEC, mcs_level};
 use crate::containerd::containers::runtime;
 use crate::containerd::runc;
 use crate::error::{Error, Result};
-use crate::flight::Stages;
 use crate::folders::SandboxFolders;
 use crate::record::{new_id, now, to_extension};
 use crate::shim::{Shim, blocking};
+use crate::trace::Stages;
 
 /// Bytes of a pod's /dev/shm, as everywhere.
 const SHM_SIZE: u64 = 64 << 20;
@@ -85,11 +85,13 @@ fn selinux_level(shim: &Shim, id: &str) -> Option<String> {
 
 fn ready(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, ips: Vec<IpAddr>, stages: &Stages) -> Result<String> {
     let id = &sandbox.record.id;
+    let trace = stages.trace();
     let life = sandbox.live(|life| {
         life.phase = Phase::Ready;
         life.ips = ips;
-        life.trace = stages.trace();
+        life.trace = trace.to_string();
     });
+    sandbox.trace.keep(trace);
     life.write(&shim.folders.sandbox(id).life())?;
     shim.sandboxes.insert(id, sandbox.clone());
     tracing::info!(id, pod = name(&sandbox.record.metadata()), trace = life.trace, "the pod sandbox is ready");

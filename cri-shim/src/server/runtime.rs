@@ -41,7 +41,7 @@ pub struct RuntimeServer {
 
 impl RuntimeServer {
     pub fn new(shim: Arc<Shim>, urls: Urls) -> Self {
-        Self { shim, urls, sandboxes: Flights::default(), containers: Flights::default() }
+        Self { shim, urls, sandboxes: Flights::new("RunPodSandbox"), containers: Flights::new("CreateContainer") }
     }
 
     fn sandboxes(&self, filter: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
