@@ -49,12 +49,21 @@ impl Daemon {
             Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
             Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
             Self::Agent(options) => agent::run(options, stop).await,
-            Self::Cri(options) => cri_shim::run(options, images::pause_archive(), stop).await,
+            Self::Cri(options) => cri_shim::run(options, carried(), stop).await,
             Self::Proxy(options) => proxy::run(options, stop).await,
         };
         done.context(name)
     }
 }
+
+/// The keeper is this very file, though another may have its path by now.
+fn carried() -> cri_shim::Carried {
+    let keeper = vec!["/proc/self/exe".into(), CRI_KEEPER.into()];
+    cri_shim::Carried { pause: images::pause_archive(), keeper }
+}
+
+/// The word by which `cri` starts its keeper.
+pub const CRI_KEEPER: &str = "cri-keeper";
 
 /// Reading a pod nests deeply, in a build without optimization beyond the usual 2 MiB. Only what is touched is memory.
 const STACK: usize = 8 << 20;

@@ -13,6 +13,7 @@ mod store;
 mod up;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +56,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before all else: the many flags of the others would be a keeper's largest piece of memory.
+    if let Some(socket) = keeper(std::env::args_os().skip(1)) {
+        return match cri_shim::keeper::serve(&socket) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bosun: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // SAFETY: no other thread has been started.
     unsafe { kernel::process::find_administrators_programs() };
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -65,6 +76,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The socket of `cri-keeper --socket PATH`.
+fn keeper(mut words: impl Iterator<Item = OsString>) -> Option<PathBuf> {
+    let is_keeper = words.next()? == daemons::CRI_KEEPER && words.next()? == "--socket";
+    words.next().filter(|_| is_keeper).map(PathBuf::from)
 }
 
 fn run(arguments: &[OsString]) -> anyhow::Result<ExitCode> {

@@ -1,72 +1,95 @@
-//! Operations in flight, by name: whoever asks for the same again joins the one that runs and gets its answer.
-//!
-//! An operation runs in a task of its own and ends whether or not its callers wait, so that a caller that gave up leaves
-//! nothing half-made, and its next try finds the result.
+//! Work in flight, by key: whoever asks for the same again joins what is under way and gets its outcome.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, WeakShared};
 use tonic::Status;
 
 use crate::trace::Stages;
 
-type Answer<T> = Shared<BoxFuture<'static, Result<T, Status>>>;
+/// Work of one kind by key, each under way at most once at a time.
+pub struct Flights<K, V: Clone>(Mutex<HashMap<K, Aloft<V>>>);
 
-/// The operations of one kind.
-#[derive(Clone)]
-pub struct Flights<T: Clone> {
-    /// The CRI's name of what flies.
-    call: &'static str,
-    flying: Arc<Mutex<HashMap<String, Flight<T>>>>,
+/// Work that is under way as long as somebody waits for it.
+struct Aloft<V: Clone> {
+    answer: WeakShared<BoxFuture<'static, V>>,
+    stages: Stages,
 }
 
-/// An operation that runs, as one of its callers sees it.
+/// Work that is under way, as one of those sees it who wait for it.
 #[derive(Clone)]
-pub struct Flight<T: Clone> {
-    answer: Answer<T>,
+pub struct Flight<V: Clone> {
+    answer: Shared<BoxFuture<'static, V>>,
     pub stages: Stages,
 }
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    pub fn new(call: &'static str) -> Self {
-        Self { call, flying: Arc::default() }
+impl<K, V: Clone> Default for Flights<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
+}
 
-    /// Joins the operation `key`, which `start` begins if it does not run.
-    pub fn join<F>(&self, key: &str, start: impl FnOnce(Stages) -> F) -> Flight<T>
+impl<K: Hash + Eq, V: Clone> Flights<K, V> {
+    /// Joins the work for `key`, which `start` begins, with `stages`, if it is not under way. It goes on as long as one of those who
+    /// joined waits for it, and is dropped with the last.
+    pub fn join<F>(&self, key: K, stages: Stages, start: impl FnOnce(Stages) -> F) -> Flight<V>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut aloft = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        aloft.retain(|_, one| one.answer.upgrade().is_some_and(|answer| answer.peek().is_none()));
+        if let Some(one) = aloft.get(&key)
+            && let Some(answer) = one.answer.upgrade()
+        {
+            return Flight { answer, stages: one.stages.clone() };
+        }
+        let answer = start(stages.clone()).boxed().shared();
+        // None only after it has ended, which it has not: nobody polled it.
+        aloft.extend(answer.downgrade().map(|weak| (key, Aloft { answer: weak, stages: stages.clone() })));
+        Flight { answer, stages }
+    }
+}
+
+impl<K: Hash + Eq, T: Clone + Send + Sync + 'static> Flights<K, Result<T, Status>> {
+    /// As [`Flights::join`], but the work ends whether or not anybody waits for it, and a panic is an answer: a caller that
+    /// gave up leaves nothing half-made, and its next try finds the result.
+    pub fn join_to_its_end<F>(
+        &self,
+        key: K,
+        stages: Stages,
+        start: impl FnOnce(Stages) -> F,
+    ) -> Flight<Result<T, Status>>
     where
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flying.get(key) {
-            return flight.clone();
-        }
-        let stages = Stages::new(self.call, key);
-        let work = start(stages.clone());
-        let (all, name) = (self.flying.clone(), key.to_owned());
-        let task = tokio::spawn(async move {
-            // Dropped when the work ends, panics or is dropped itself: the name is free again in any case.
-            let _landing = Landing { all, name };
-            work.await
+        let flight = self.join(key, stages, |stages| {
+            let work = AssertUnwindSafe(start(stages)).catch_unwind();
+            async { work.await.unwrap_or_else(|_| Err(Status::internal("the operation did not end: it panicked"))) }
         });
-        let answer = async move {
-            task.await.unwrap_or_else(|error| Err(Status::internal(format!("the operation did not end: {error}"))))
-        };
-        let flight = Flight { answer: answer.boxed().shared(), stages };
-        flying.insert(key.to_owned(), flight.clone());
+        // One that always waits.
+        tokio::spawn(flight.answer.clone());
         flight
     }
 }
 
-impl<T: Clone> Flight<T> {
+impl<V: Clone> Flight<V> {
+    /// The outcome.
+    pub async fn answer(self) -> V {
+        self.answer.await
+    }
+}
+
+impl<T: Clone> Flight<Result<T, Status>> {
     /// The operation's answer, or after `patience` (forever if `None`) what it is at; it goes on then.
     ///
     /// # Errors
     /// What the operation failed with, or `DeadlineExceeded`.
-    pub async fn answer(self, patience: Option<Duration>) -> Result<T, Status> {
+    pub async fn answer_within(self, patience: Option<Duration>) -> Result<T, Status> {
         let Some(patience) = patience else { return self.answer.await };
         match tokio::time::timeout(patience, self.answer).await {
             Ok(answer) => answer,
@@ -75,17 +98,6 @@ impl<T: Clone> Flight<T> {
                 self.stages.doing()
             ))),
         }
-    }
-}
-
-struct Landing<T: Clone> {
-    all: Arc<Mutex<HashMap<String, Flight<T>>>>,
-    name: String,
-}
-
-impl<T: Clone> Drop for Landing<T> {
-    fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
 
@@ -117,38 +129,79 @@ fn timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use tokio::sync::Notify;
+    use tokio::sync::{Notify, oneshot};
+
+    fn stages() -> Stages {
+        Stages::new("RunPodSandbox", "a pod")
+    }
 
     #[tokio::test]
     async fn a_second_caller_joins_and_a_later_one_starts_anew() {
-        let flights: Flights<u32> = Flights::new("RunPodSandbox");
+        let flights: Flights<&str, Result<u32, Status>> = Flights::default();
         let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let ask = || {
             let (runs, gate) = (runs.clone(), gate.clone());
-            flights.join("pod", move |stages| async move {
+            flights.join_to_its_end("pod", stages(), move |stages| async move {
                 stages.run("network", gate.notified()).await;
                 Ok(runs.fetch_add(1, Ordering::SeqCst) + 1)
             })
         };
         let first = ask();
-        let gave_up = ask().answer(Some(Duration::from_millis(20))).await.unwrap_err();
+        let gave_up = ask().answer_within(Some(Duration::from_millis(20))).await.unwrap_err();
         assert_eq!(gave_up.code(), tonic::Code::DeadlineExceeded);
         assert!(gave_up.message().starts_with("still at: network (for 0.0 s)"), "{}", gave_up.message());
         let second = ask();
         gate.notify_one();
-        assert_eq!(first.answer(None).await.unwrap(), 1);
-        assert_eq!(second.answer(None).await.unwrap(), 1);
+        assert_eq!(first.answer().await.unwrap(), 1);
+        assert_eq!(second.answer().await.unwrap(), 1);
         gate.notify_one();
-        assert_eq!(ask().answer(None).await.unwrap(), 2);
+        assert_eq!(ask().answer().await.unwrap(), 2);
     }
 
     #[tokio::test]
     async fn a_panic_is_an_answer_and_frees_the_name() {
-        let flights: Flights<u32> = Flights::new("RunPodSandbox");
-        let failed = flights.join("pod", |_| async { panic!("broken") }).answer(None).await.unwrap_err();
+        let flights: Flights<&str, Result<u32, Status>> = Flights::default();
+        let failed =
+            flights.join_to_its_end("pod", stages(), |_| async { panic!("broken") }).answer().await.unwrap_err();
         assert_eq!(failed.code(), tonic::Code::Internal);
-        assert_eq!(flights.join("pod", |_| async { Ok(7) }).answer(None).await.unwrap(), 7);
+        assert_eq!(flights.join_to_its_end("pod", stages(), |_| async { Ok(7) }).answer().await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn work_ends_though_nobody_waits() {
+        let flights: Flights<&str, Result<(), Status>> = Flights::default();
+        let (done, seen) = oneshot::channel();
+        drop(flights.join_to_its_end("pod", stages(), |_| async move {
+            tokio::task::yield_now().await;
+            done.send(()).map_err(|()| Status::internal("nobody looks"))
+        }));
+        seen.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_dropped() {
+        let flights = Flights::<&str, ()>::default();
+        let (held, gone) = oneshot::channel::<()>();
+        let first = flights.join("a", stages(), |_| async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        let second = flights.join("a", stages(), |_| async {});
+        let (mut first, second) = (Box::pin(first.answer()), second.answer());
+        assert!(futures::poll!(&mut first).is_pending());
+        drop((first, second));
+        assert!(gone.await.is_err());
+        flights.join("a", stages(), |_| async {}).answer().await;
+    }
+
+    #[tokio::test]
+    async fn keys_do_not_wait_for_one_another() {
+        let flights = Flights::<&str, u32>::default();
+        let waiting = flights.join("a", stages(), |_| std::future::pending());
+        assert_eq!(flights.join("b", |_| async { 1 }).answer().await, 1);
+        assert!(futures::poll!(Box::pin(waiting.answer())).is_pending());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! STATE/containers/ID/started.json                   when it began
 //! STATE/containers/ID/io/{stdin,stdout,stderr}       FIFOs
 //! STATE/containers/ID/images/N                       image volumes
+//! STATE/keeper.sock                                  where the keeper of output listens
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,10 @@ impl Folders {
 
     pub fn all_container_states(&self) -> PathBuf {
         self.state.join("containers")
+    }
+
+    pub fn keeper(&self) -> PathBuf {
+        self.state.join("keeper.sock")
     }
 
     pub fn sandbox(&self, id: &str) -> SandboxFolders {

@@ -12,6 +12,7 @@
 //! | [`image`] | references, hosts.toml, registries, pull, unpack, list, remove |
 //! | [`cni`] | the network configuration and the plugins' exec contract |
 //! | [`log`] | containers' output to CRI log files, and to those who attach |
+//! | [`keeper`] | the process that holds output while we are away |
 //! | [`stream`] | the server of exec, attach and port-forward |
 //! | [`trace`] | the steps of a pod's start, and which were slow |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
@@ -26,6 +27,7 @@ pub mod folders;
 pub mod handler;
 pub mod image;
 pub mod index;
+pub mod keeper;
 pub mod log;
 pub mod options;
 pub mod record;
@@ -40,4 +42,4 @@ pub mod stream;
 pub mod trace;
 
 pub use options::Options;
-pub use run::run;
+pub use run::{Carried, run};

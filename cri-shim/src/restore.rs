@@ -7,7 +7,8 @@
 //! | a life that is half-made, with or without record | undone |
 //! | a task that runs, and when it began | running: its log goes on, its end is waited for |
 //! | a task that was made and did not begin | undone: created |
-//! | a task that has ended | its end is written down, and the task deleted |
+//! | a task that has ended | its end is written down, the task deleted, and the last output put into the log |
+//! | an end that is written down, with pipes beside it | the last output is put into the log |
 //! | no task, though it began | ended, nobody knows how |
 //! | files, snapshots and pipes of what containerd has no record of | removed |
 
@@ -103,10 +104,11 @@ pub async fn restore(shim: &Arc<Shim>) -> Result<()> {
         containers.extend(read::<ContainerRecord>(one, container::record::EXTENSION)?);
     }
     let used: BTreeSet<String> = containers.iter().map(|record| record.sandbox.clone()).collect();
-    for record in containers {
+    let restored = containers.into_iter().map(|record| {
         let found = task(tasks.get(record.id.as_str()).copied());
-        restore_container(shim, record, found).await;
-    }
+        restore_container(shim, record, found)
+    });
+    join_all(restored).await;
     let restored = sandboxes.into_iter().map(|record| {
         let pause = task(tasks.get(record.id.as_str()).copied());
         let used = used.contains(&record.id);
@@ -142,12 +144,16 @@ async fn restore_container(shim: &Arc<Shim>, record: ContainerRecord, found: Tas
     };
     let container = Arc::new(Container::new(record, state));
     shim.containers.insert(&id, container.clone());
+    let ended = matches!(fate, Fate::Ended(_));
     match fate {
         Fate::Created | Fate::Ended(_) => {
             if found != Task::None
                 && let Err(error) = exit::delete_task(shim, &id).await
             {
                 tracing::warn!(id, "the task of a container that does not run stays until it is removed: {error}");
+            }
+            if ended && let Some(io) = container::start::reopen_io(shim, &container).await {
+                exit::drain(shim, &container.record(), &io).await;
             }
         }
         Fate::Running(running) => {

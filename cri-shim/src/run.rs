@@ -1,6 +1,7 @@
 //! `bosun cri` from its options to its end.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::folders::Folders;
 use crate::handler::Handlers;
 use crate::image::{ImageSettings, Images};
 use crate::index::Index;
+use crate::keeper::Keeper;
 use crate::options::{CgroupDriver, Options};
 use crate::restore::restore;
 use crate::sandbox::record::Phase;
@@ -30,7 +32,7 @@ use crate::shim::{Settings, Shim};
 use crate::stats::Meter;
 use crate::stream::StreamServer;
 
-/// The name of the image in the archive that [`run`] is given.
+/// The name of the image in [`Carried::pause`].
 pub const PAUSE_IMAGE: &str = "registry.k8s.io/pause:3.10";
 
 /// Between two looks for a containerd that does not answer yet.
@@ -38,13 +40,21 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// How long calls may take to end once stop was said.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Serves the CRI until `stop`. `pause` is the archive of the pause image.
+/// What the program that serves brings along.
+pub struct Carried {
+    /// The archive of the pause image.
+    pub pause: &'static [u8],
+    /// The words that start a keeper of output, which calls [`crate::keeper::serve`]; `--socket PATH` follows them.
+    pub keeper: Vec<OsString>,
+}
+
+/// Serves the CRI until `stop`.
 ///
 /// # Errors
 /// Where an option is wrong, a socket cannot be had, or what containerd knows cannot be read.
-pub async fn run(options: Options, pause: &'static [u8], stop: Stop) -> anyhow::Result<()> {
+pub async fn run(options: Options, carried: Carried, stop: Stop) -> anyhow::Result<()> {
     let socket = listen::path(&options.listen)?;
-    let shim = Arc::new(prepare(&options, pause).await?);
+    let shim = Arc::new(prepare(&options, carried).await?);
     let streams = StreamServer::bind(&options.stream_address.to_string(), options.stream_idle_timeout).await?;
     // Whoever serves there already is found out before anything is undone as half-made.
     let listener = listen::listen(&socket).await?;
@@ -106,7 +116,7 @@ async fn collect(shim: &Shim) {
     }
 }
 
-async fn prepare(options: &Options, pause: &'static [u8]) -> anyhow::Result<Shim> {
+async fn prepare(options: &Options, carried: Carried) -> anyhow::Result<Shim> {
     let folders = Folders { root: options.root.clone(), state: options.state.clone() };
     for folder in [folders.all_sandbox_files(), folders.all_container_files()]
         .into_iter()
@@ -133,12 +143,13 @@ async fn prepare(options: &Options, pause: &'static [u8]) -> anyhow::Result<Shim
             snapshotter: options.snapshotter.clone(),
             systemd_cgroup,
             etc: "/etc".into(),
-            pause,
+            pause: carried.pause,
             pause_image: PAUSE_IMAGE.to_owned(),
         },
         images: Images::new(containerd.clone(), image_settings(options)),
         network: Network::new(network_settings(options, &folders)),
         containerd,
+        keeper: Keeper::start(folders.keeper(), carried.keeper),
         host,
         meter: cgroups.clone().map(|cgroups| Arc::new(Meter::new(cgroups))),
         cgroups,

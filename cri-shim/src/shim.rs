@@ -16,6 +16,7 @@ use crate::folders::Folders;
 use crate::handler::{Handler, Handlers};
 use crate::image::Images;
 use crate::index::Index;
+use crate::keeper::Keeper;
 use crate::record::now;
 use crate::sandbox::{self, Sandbox};
 use crate::stats::Meter;
@@ -41,6 +42,7 @@ pub struct Shim {
     pub containerd: Containerd,
     pub images: Images,
     pub network: Network,
+    pub keeper: Keeper,
     pub host: HostFacts,
     /// `None` where no cgroups are mounted: nothing is counted then.
     pub cgroups: Option<Cgroups>,

@@ -12,6 +12,7 @@ pub mod namespaces;
 pub mod netlink;
 pub mod netns;
 pub mod nftables;
+pub mod poll;
 pub mod process;
 pub mod selinux;
 pub mod sysctl;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use cri::v1::ContainerEventType;
 
-use super::record::{Exit, keep};
+use super::record::{ContainerRecord, Exit, keep};
 use super::status::{lost, reason};
-use super::{Container, Running, State};
+use super::{Container, Running, State, start};
 use crate::containerd::tasks::{self, ProcessId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::ContainerIo;
 use crate::record::now;
 use crate::shim::{Shim, blocking};
@@ -64,15 +64,30 @@ pub async fn finish(
     let record = container.record();
     let exit = describe(shim, &record.cgroup, started_at, outcome);
     conclude(shim, container, &exit).await;
-    if let Some(io) = io
-        && !io.drained(DRAIN).await
-    {
-        let why = "a process holds its output open after its end, or the disk of its log is full";
-        tracing::warn!(id = record.id, "the container's log may not have all of its output: {why}");
+    if let Some(io) = io {
+        drain(shim, &record, &io).await;
     }
     tracing::info!(id = record.id, code = exit.code, reason = exit.reason.as_str(), "the container has ended");
     container.enter(State::Exited(exit));
     shim.tell_of_container(container, ContainerEventType::ContainerStoppedEvent);
+}
+
+/// Lets the last output of a container that ended reach its log, and then its pipes go: while they are there, a restart
+/// looks into them.
+pub async fn drain(shim: &Shim, record: &ContainerRecord, io: &ContainerIo) {
+    if !io.drained(DRAIN).await {
+        let why = "a process holds its output open after its end, or the disk of its log is full";
+        tracing::warn!(id = record.id, "the container's log may not have all of its output: {why}");
+        return;
+    }
+    let paths = start::paths(shim, record);
+    let removed = blocking("remove a container's pipes", move || {
+        paths.remove().map_err(Error::part("cannot remove a container's pipes"))
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(id = record.id, "they stay until the container is removed: {error}");
+    }
+    shim.keeper.let_go(&record.id);
 }
 
 /// The kernel's count of kills for memory is read while the cgroup is there: until the task is deleted.

@@ -49,6 +49,7 @@ pub async fn remove_known(shim: &Arc<Shim>, container: &Arc<Container>) -> Resul
 pub async fn discard(shim: &Arc<Shim>, id: &str, volumes: &[String]) -> Result<()> {
     let folders = shim.folders.container(id);
     blocking("remove a container's files", move || clear(&folders)).await?;
+    shim.keeper.let_go(id);
     for key in volumes.iter().map(String::as_str).chain([id]) {
         shim.images.remove_rootfs(key).await?;
     }

@@ -68,10 +68,11 @@ fn tell_of_time(sandbox: &Sandbox, container: &Container, stages: &Stages) {
 async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>, stages: &Stages) -> Result<(Running, ContainerIo)> {
     let id = record.id.as_str();
     let folders = shim.folders.container(id);
-    let paths = IoPaths::of(&folders.io(), "", record.config.stdin, record.config.tty);
+    let paths = paths(shim, record);
     let snapshotter = shim.containerd.snapshotter(&shim.settings.snapshotter);
     let mounts = stages.run("mounts", snapshotter.mounts(id));
-    let (rootfs, io) = futures::join!(mounts, stages.run("pipes", open_io(paths.clone(), record.clone())));
+    let pipes = stages.run("pipes", open_io(shim, paths.clone(), record));
+    let (rootfs, io) = futures::join!(mounts, pipes);
     let (rootfs, io) = (rootfs?, io?);
     let task = shim.containerd.create_task(id, rootfs, stdio(&paths, record.config.tty));
     let pid = stages.run("task", task).await?;
@@ -102,30 +103,40 @@ async fn fail(shim: &Arc<Shim>, container: &Arc<Container>, error: &Error) {
     shim.tell_of_container(container, ContainerEventType::ContainerStoppedEvent);
 }
 
-/// Opens a container's pipes and its log, for a container that begins or that was found running.
-async fn open_io(paths: IoPaths, record: Arc<ContainerRecord>) -> Result<ContainerIo> {
-    blocking("open a container's pipes", move || {
+/// Opens a container's pipes and its log, for a container that begins or that was found running. From here on its output
+/// is safe though we end.
+async fn open_io(shim: &Shim, paths: IoPaths, record: &Arc<ContainerRecord>) -> Result<ContainerIo> {
+    let (id, record) = (record.id.clone(), record.clone());
+    let opened = blocking("open a container's pipes", move || {
         let attempt = format!("cannot open the pipes of container {}", record.id);
         paths.make().map_err(Error::part(attempt.clone()))?;
         if let Some(folder) = record.log_path.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(folder).map_err(Error::io("make", folder))?;
         }
         ContainerIo::open(&paths, record.log_path.as_deref(), record.config.tty).map_err(Error::part(attempt))
-    })
-    .await
+    });
+    let io = opened.await?;
+    shim.keeper.hold(&id).await;
+    Ok(io)
 }
 
-/// The pipes and the log of a container that was found running, or whose end nobody saw. `None` where its pipes are gone.
+/// The pipes and the log of a container that was found running, or whose log may lack its last output. `None` where its
+/// pipes are gone.
 pub async fn reopen_io(shim: &Arc<Shim>, container: &Container) -> Option<ContainerIo> {
     let record = container.record();
-    let paths = IoPaths::of(&shim.folders.container(&record.id).io(), "", record.config.stdin, record.config.tty);
+    let paths = paths(shim, &record);
     if !paths.stdout.as_deref().is_some_and(Path::exists) {
         return None;
     }
-    let opened = open_io(paths, record.clone()).await;
+    let opened = open_io(shim, paths, &record).await;
     let io = opened.inspect_err(|error| tracing::warn!(id = record.id, "its log does not go on: {error}")).ok();
     container.set_io(io.clone());
     io
+}
+
+/// Where a container's pipes are, from its start until its log has all of its output.
+pub(super) fn paths(shim: &Shim, record: &ContainerRecord) -> IoPaths {
+    IoPaths::of(&shim.folders.container(&record.id).io(), "", record.config.stdin, record.config.tty)
 }
 
 /// The pipes as containerd's requests have them.

@@ -17,9 +17,9 @@ pub mod catalog;
 pub mod digest;
 mod error;
 mod facts;
-mod flight;
 mod install;
 mod layers;
+mod locks;
 pub mod manifest;
 pub mod platform;
 mod pull;
@@ -42,13 +42,14 @@ use self::catalog::{Facts, Record};
 pub use self::catalog::{Image, User};
 use self::digest::Digest;
 pub use self::error::ImageError;
-use self::flight::{Flights, Locks};
+use self::locks::Locks;
 use self::platform::Platform;
 pub use self::registry::auth::Auth;
 pub use self::rootfs::RootfsOptions;
 pub use self::usage::{FsUsage, Usage};
 use crate::containerd::Containerd;
 use crate::containerd::snapshots::Snapshotter;
+use crate::flight::Flights;
 
 /// How images are kept and fetched.
 #[derive(Debug, Clone)]

@@ -84,7 +84,8 @@ impl Follower {
             };
             ended |= matches!(wake, Wake::Ended);
             let closed = matches!(&wake, Wake::Ready(guard) if guard.ready().is_read_closed());
-            let tail = if closed || matches!(wake, Wake::Due) { Tail::Write } else { Tail::Wait };
+            // After the end nothing comes that would finish a line.
+            let tail = if closed || ended || matches!(wake, Wake::Due) { Tail::Write } else { Tail::Wait };
             let (after, moved) = match self.step(tail).await {
                 Ok(done) => self.show(done).await,
                 // No descriptors or threads left: the container waits as for a full disk.
@@ -93,6 +94,8 @@ impl Follower {
             match after {
                 After::Abandoned if closed || ended => return Ok(()),
                 After::More => {}
+                // A pipe that had no writer when it was opened does not tell that it has none: it is looked at again.
+                After::Rest(0) if ended && moved => self.due = Some(Instant::now()),
                 After::Full(error) => self.hold(&error).await,
                 After::Abandoned => self.rest(wake, 0, moved),
                 After::Rest(len) => self.rest(wake, len, moved),

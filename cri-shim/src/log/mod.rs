@@ -1,11 +1,11 @@
 //! Containers' output, from the named pipes that a task writes to, into CRI log files and to those who attach.
 //!
-//! containerd's shim holds both ends of each output's pipe open as long as the container runs. While nobody reads, a
-//! pipe fills and the container waits; so our death costs the container time and no output. A line is taken off the pipe
-//! only once the log has it ([`step`]): killed at any instruction, a successor goes on with the first line that is not in
-//! the log, and writes at most one step's lines (256 KiB) again. What this cannot hold: output that still waits in the pipe when
-//! the container ends while none of us runs; the shim closes the pipe then and the kernel frees it. That is at most the
-//! pipe's capacity (256 KiB a stream).
+//! containerd's shim holds both ends of each output's pipe open as long as the container runs, and the keeper
+//! ([`crate::keeper`]) holds it until the log has everything. While nobody reads, a pipe fills and the container waits; so
+//! our death costs the container time and no output. A line is taken off the pipe only once the log has it ([`step`]):
+//! killed at any instruction, a successor goes on with the first line that is not in the log, and writes at most one
+//! step's lines (256 KiB) again. What this cannot hold: output that still waits in the pipe (256 KiB a stream) when the
+//! container ends while neither of us nor the keeper runs; the kernel frees it then.
 //!
 //! | file | what |
 //! |---|---|

@@ -105,6 +105,21 @@ async fn a_container_that_ended_before_we_came_is_drained_at_once() {
 }
 
 #[tokio::test]
+async fn what_a_container_wrote_that_ended_before_we_came_is_in_the_log() {
+    for (text, records) in
+        [("one\ntwo\n", &["stdout F one", "stdout F two"][..]), ("one\nname? ", &["stdout F one", "stdout P name? "])]
+    {
+        let bed = Bed::new(true);
+        // As the keeper holds it.
+        let _held = fifo::open_reader(bed.paths.stdout.as_ref().unwrap()).unwrap();
+        bed.stdout().write_all(text.as_bytes()).unwrap();
+        let io = bed.open();
+        assert!(io.drained(PATIENCE).await);
+        assert_eq!(bed.records(), records);
+    }
+}
+
+#[tokio::test]
 async fn a_process_that_outlives_its_container_is_not_waited_for() {
     let bed = Bed::new(false);
     let io = bed.open();

@@ -20,6 +20,7 @@ use crate::sandbox::record::name as pod_name;
 use crate::shim::Shim;
 use crate::stats::descriptors;
 use crate::stream::Urls;
+use crate::trace::Stages;
 
 /// What the kubelet and people call this runtime.
 const NAME: &str = "bosun";
@@ -35,13 +36,16 @@ type Answer<T> = Result<Response<T>, Status>;
 pub struct RuntimeServer {
     shim: Arc<Shim>,
     urls: Urls,
-    sandboxes: Flights<String>,
-    containers: Flights<String>,
+    sandboxes: Flights<String, Made>,
+    containers: Flights<String, Made>,
 }
+
+/// The id of what was made.
+type Made = Result<String, Status>;
 
 impl RuntimeServer {
     pub fn new(shim: Arc<Shim>, urls: Urls) -> Self {
-        Self { shim, urls, sandboxes: Flights::new("RunPodSandbox"), containers: Flights::new("CreateContainer") }
+        Self { shim, urls, sandboxes: Flights::default(), containers: Flights::default() }
     }
 
     fn sandboxes(&self, filter: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
@@ -93,10 +97,12 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let metadata = request.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
         let shim = self.shim.clone();
-        let flight = self.sandboxes.join(&pod_name(&metadata), |stages| async move {
+        let name = pod_name(&metadata);
+        let stages = Stages::new("RunPodSandbox", &name);
+        let flight = self.sandboxes.join_to_its_end(name, stages, |stages| async move {
             sandbox::run::run(&shim, request, &stages).await.map_err(Status::from)
         });
-        let pod_sandbox_id = flight.answer(patience).await?;
+        let pod_sandbox_id = flight.answer_within(patience).await?;
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
     }
 
@@ -153,10 +159,11 @@ impl RuntimeService for RuntimeServer {
         let sandbox = self.shim.sandboxes.find(&request.pod_sandbox_id)?.record.id.clone();
         let shim = self.shim.clone();
         let name = container::record::name(&sandbox, &metadata);
-        let flight = self.containers.join(&name, |stages| async move {
+        let stages = Stages::new("CreateContainer", &name);
+        let flight = self.containers.join_to_its_end(name, stages, |stages| async move {
             container::create::create(&shim, request, &stages).await.map_err(Status::from)
         });
-        let container_id = flight.answer(patience).await?;
+        let container_id = flight.answer_within(patience).await?;
         Ok(Response::new(CreateContainerResponse { container_id }))
     }
 

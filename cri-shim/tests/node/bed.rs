@@ -22,6 +22,8 @@ use super::archive;
 const INSIDE: &str = "BOSUN_TEST_NODE";
 /// Says that this process is the shim.
 const SHIM: &str = "BOSUN_TEST_SHIM";
+/// Says that this process is the keeper, and what its socket is.
+const KEEPER: &str = "BOSUN_TEST_KEEPER";
 const SOCKET: &str = "/run/node/cri.sock";
 /// Mounts as TESTBEDS of the project has them: own /proc, /run and /sys, the machine's cgroups.
 const SETUP: &str = r#"
@@ -56,12 +58,15 @@ pub struct Served {
 
 /// Runs `test` as PID 1's child of a machine of its own: this program starts itself again in there. `name` is the test's.
 pub fn on_a_node(name: &str, test: impl AsyncFnOnce(&mut Node)) {
+    if let Some(socket) = std::env::var_os(KEEPER) {
+        return cri_shim::keeper::serve(Path::new(&socket)).unwrap();
+    }
     if let Some(folder) = std::env::var_os(INSIDE) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let folder = Path::new(&folder);
         return runtime.block_on(async {
             if std::env::var_os(SHIM).is_some() {
-                return shim(folder).await;
+                return shim(folder, name).await;
             }
             let mut node = Node::start(folder, name).await;
             test(&mut node).await;
@@ -205,7 +210,7 @@ struct Flags {
 }
 
 /// The shim itself.
-async fn shim(folder: &Path) {
+async fn shim(folder: &Path, name: &str) {
     lifecycle::install_crypto();
     tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).init();
     let stop = Stop::new();
@@ -221,7 +226,12 @@ async fn shim(folder: &Path) {
     ];
     let words = words.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
     let options = Flags::parse_from(std::iter::once("cri".to_owned()).chain(words)).options;
-    cri_shim::run(options, archive::pause(), stop).await.unwrap();
+    let this = std::env::current_exe().unwrap();
+    // The test harness takes no flag of ours.
+    let keeper = format!("{KEEPER}=$2 exec {} --exact {name} --nocapture", this.display());
+    let keeper = ["sh", "-c", &keeper, "keeper"].map(Into::into).to_vec();
+    let carried = cri_shim::Carried { pause: archive::pause(), keeper };
+    cri_shim::run(options, carried, stop).await.unwrap();
 }
 
 impl Served {

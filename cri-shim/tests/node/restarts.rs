@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use containerd_client::types::v1::Status;
 use cri::v1::*;
+use cri_shim::containerd::tasks::ProcessId;
 
-use super::bed::{Served, on_a_node, until};
+use super::bed::{Node, Served, on_a_node, until};
 use super::pods::{container, nothing_is_left, pod};
 
 fn lines(path: &Path) -> usize {
@@ -57,6 +59,93 @@ fn a_restarted_shim_sees_everything_as_it_is() {
         nothing_is_left(node).await;
         shim.end().await;
     });
+}
+
+/// Numbered lines, a second after its start.
+fn chatter(lines: usize, code: u32) -> String {
+    format!("sleep 1; i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i of what is said; done; exit {code}")
+}
+
+/// Every line that [`chatter`] says, once and in its order.
+fn has_all_of(log: &Path, lines: usize) {
+    let text = std::fs::read_to_string(log).unwrap();
+    let said: Vec<&str> = text.lines().map(|line| line.split_once(" stdout F ").expect(line).1).collect();
+    let wanted: Vec<String> = (1..=lines).map(|number| format!("line {number} of what is said")).collect();
+    assert_eq!(said, wanted);
+}
+
+#[test]
+fn what_a_container_says_while_nobody_is_there_is_in_its_log() {
+    on_a_node("restarts::what_a_container_says_while_nobody_is_there_is_in_its_log", async |node| {
+        // 210 KiB, more than the pipe between it and its shim holds and less than the pipe that is kept.
+        let count = 8000;
+        let mut shim = node.serve().await;
+        let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
+        let start = async |shim: &mut Served, name: &str, code| {
+            let id = shim.create(&sandbox, &container(name, &chatter(count, code))).await;
+            shim.start(&id).await;
+            id
+        };
+        let log = |name: &str| node.folder.join(format!("logs/web/{name}.log"));
+
+        let first = start(&mut shim, "first", 9).await;
+        shim.kill().await;
+        let pipes = node.state().join("containers").join(&first).join("io");
+        until("the container has ended", async || has_ended(node, &first).await).await;
+        assert_eq!(lines(&log("first")), 0);
+        assert!(pipes.join("stdout").exists());
+        let mut shim = node.serve().await;
+        let status = shim.ended(&first).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (9, "Error"));
+        has_all_of(&log("first"), count);
+        assert!(!pipes.join("stdout").exists(), "a log that has everything needs no pipe");
+
+        // The keeper is killed, and the next one holds what runs; it is the same for all that come.
+        let second = start(&mut shim, "second", 0).await;
+        let keeper = keepers();
+        assert_eq!(keeper.len(), 1, "{keeper:?}");
+        kernel::process::kill(keeper[0], kernel::process::Signal::SIGKILL).unwrap();
+        let held = |keeper: &u32| {
+            open_files(*keeper).contains(&node.state().join("containers").join(&second).join("io/stdout"))
+        };
+        until("another keeper holds it", async || keepers().first().is_some_and(held)).await;
+        shim.kill().await;
+        until("the container has ended", async || has_ended(node, &second).await).await;
+        let mut shim = node.serve().await;
+        assert_eq!(shim.ended(&second).await.exit_code, 0);
+        has_all_of(&log("second"), count);
+
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        let keeper = keepers();
+        assert_eq!(keeper.len(), 1, "{keeper:?}");
+        let holds = |path: &std::path::PathBuf| path.starts_with(node.state().join("containers"));
+        until("the keeper holds nothing", async || !open_files(keeper[0]).iter().any(holds)).await;
+        shim.end().await;
+        kernel::process::kill(keeper[0], kernel::process::Signal::SIGKILL).unwrap();
+    });
+}
+
+async fn has_ended(node: &Node, id: &str) -> bool {
+    let process = node.containerd.process(ProcessId::init(id)).await.unwrap();
+    process.is_some_and(|process| process.status() == Status::Stopped)
+}
+
+/// The keepers of this machine that live.
+fn keepers() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let is_keeper = |pid: &u32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let environment = read("environ");
+        // While it still is the shell that becomes it, it has that variable not yet.
+        environment.split(|byte| *byte == 0).any(|one| one.starts_with(b"BOSUN_TEST_KEEPER="))
+    };
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_keeper).collect()
+}
+
+fn open_files(pid: u32) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
 }
 
 #[test]

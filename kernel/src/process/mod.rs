@@ -1,6 +1,7 @@
 //! Processes: who they are across restarts of ours, the signals that a supervisor takes, the dead that it buries,
 //! and programs started in namespaces of their own.
 
+mod detached;
 mod identity;
 mod namespaces;
 mod signals;
@@ -13,6 +14,7 @@ use nix::sys::signal::kill as send;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+pub use detached::{Detached, allow_all_open_files};
 pub use identity::Identity;
 pub use namespaces::{Namespaces, inherit, isolate, listener, set_hostname};
 pub use nix::sys::signal::Signal;
