@@ -200,7 +200,7 @@ mod tests {
     async fn keys_do_not_wait_for_one_another() {
         let flights = Flights::<&str, u32>::default();
         let waiting = flights.join("a", stages(), |_| std::future::pending());
-        assert_eq!(flights.join("b", |_| async { 1 }).answer().await, 1);
+        assert_eq!(flights.join("b", stages(), |_| async { 1 }).answer().await, 1);
         assert!(futures::poll!(Box::pin(waiting.answer())).is_pending());
     }
 
