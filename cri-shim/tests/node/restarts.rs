@@ -1,6 +1,6 @@
 //! The shim ends, is cut off, or loses its containerd, and comes back: everything is as it was, or as it should be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use containerd_client::types::v1::Status;
 use cri::v1::*;
@@ -61,28 +61,25 @@ fn a_restarted_shim_sees_everything_as_it_is() {
     });
 }
 
-/// Numbered lines, a second after its start.
-fn chatter(lines: usize, code: u32) -> String {
-    format!("sleep 1; i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo line $i of what is said; done; exit {code}")
-}
+/// 200 KiB in lines of 8 bytes, of which a pipe wastes none: more than the container's own pipe holds, and less than the
+/// one behind it.
+const SAID: std::ops::RangeInclusive<u32> = 1_000_000..=1_025_599;
 
-/// Every line that [`chatter`] says, once and in its order.
-fn has_all_of(log: &Path, lines: usize) {
+fn has_all(log: &Path) {
     let text = std::fs::read_to_string(log).unwrap();
     let said: Vec<&str> = text.lines().map(|line| line.split_once(" stdout F ").expect(line).1).collect();
-    let wanted: Vec<String> = (1..=lines).map(|number| format!("line {number} of what is said")).collect();
+    let wanted: Vec<String> = SAID.map(|number| number.to_string()).collect();
     assert_eq!(said, wanted);
 }
 
 #[test]
 fn what_a_container_says_while_nobody_is_there_is_in_its_log() {
     on_a_node("restarts::what_a_container_says_while_nobody_is_there_is_in_its_log", async |node| {
-        // 210 KiB, more than the pipe between it and its shim holds and less than the pipe that is kept.
-        let count = 8000;
         let mut shim = node.serve().await;
         let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
         let start = async |shim: &mut Served, name: &str, code| {
-            let id = shim.create(&sandbox, &container(name, &chatter(count, code))).await;
+            let script = format!("sleep 1; seq {} {}; exit {code}", SAID.start(), SAID.end());
+            let id = shim.create(&sandbox, &container(name, &script)).await;
             shim.start(&id).await;
             id
         };
@@ -97,38 +94,40 @@ fn what_a_container_says_while_nobody_is_there_is_in_its_log() {
         let mut shim = node.serve().await;
         let status = shim.ended(&first).await;
         assert_eq!((status.exit_code, status.reason.as_str()), (9, "Error"));
-        has_all_of(&log("first"), count);
+        has_all(&log("first"));
         assert!(!pipes.join("stdout").exists(), "a log that has everything needs no pipe");
 
         // The keeper is killed, and the next one holds what runs; it is the same for all that come.
         let second = start(&mut shim, "second", 0).await;
-        let keeper = keepers();
-        assert_eq!(keeper.len(), 1, "{keeper:?}");
-        kernel::process::kill(keeper[0], kernel::process::Signal::SIGKILL).unwrap();
-        let held = |keeper: &u32| {
-            open_files(*keeper).contains(&node.state().join("containers").join(&second).join("io/stdout"))
-        };
-        until("another keeper holds it", async || keepers().first().is_some_and(held)).await;
+        let first = only(&keepers());
+        kernel::process::kill(first, kernel::process::Signal::SIGKILL).unwrap();
+        let stdout = node.state().join("containers").join(&second).join("io/stdout");
+        let holds = |keeper: &u32| *keeper != first && open_files(*keeper).contains(&stdout);
+        until("another keeper holds it", async || keepers().iter().any(holds)).await;
         shim.kill().await;
         until("the container has ended", async || has_ended(node, &second).await).await;
         let mut shim = node.serve().await;
         assert_eq!(shim.ended(&second).await.exit_code, 0);
-        has_all_of(&log("second"), count);
+        has_all(&log("second"));
 
         shim.stop_and_remove(&sandbox).await;
         nothing_is_left(node).await;
-        let keeper = keepers();
-        assert_eq!(keeper.len(), 1, "{keeper:?}");
-        let holds = |path: &std::path::PathBuf| path.starts_with(node.state().join("containers"));
-        until("the keeper holds nothing", async || !open_files(keeper[0]).iter().any(holds)).await;
+        let keeper = only(&keepers());
+        let holds = |path: &PathBuf| path.starts_with(node.state().join("containers"));
+        until("the keeper holds nothing", async || !open_files(keeper).iter().any(holds)).await;
         shim.end().await;
-        kernel::process::kill(keeper[0], kernel::process::Signal::SIGKILL).unwrap();
+        kernel::process::kill(keeper, kernel::process::Signal::SIGKILL).unwrap();
     });
 }
 
 async fn has_ended(node: &Node, id: &str) -> bool {
     let process = node.containerd.process(ProcessId::init(id)).await.unwrap();
     process.is_some_and(|process| process.status() == Status::Stopped)
+}
+
+fn only(keepers: &[u32]) -> u32 {
+    assert_eq!(keepers.len(), 1, "{keepers:?}");
+    keepers[0]
 }
 
 /// The keepers of this machine that live.
@@ -143,7 +142,7 @@ fn keepers() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_keeper).collect()
 }
 
-fn open_files(pid: u32) -> Vec<std::path::PathBuf> {
+fn open_files(pid: u32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
 }

@@ -1,4 +1,4 @@
-//! A program that outlives whoever starts it. Source: setsid(2), getrlimit(2).
+//! A program that outlives whoever starts it. Source: setsid(2), close_range(2), getrlimit(2).
 
 use std::ffi::OsString;
 use std::io;
@@ -24,10 +24,12 @@ impl Detached {
         command.args(arguments).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         unblocked(&mut command);
-        // SAFETY: setsid is a bare system call, which a child may make between fork and exec.
+        // SAFETY: both are bare system calls, which a child may make between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
+                // What we were started with may be open for programs too. A kernel before 5.11 cannot do this.
+                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
                 Ok(())
             });
         }
@@ -64,23 +66,18 @@ mod tests {
 
     #[test]
     fn it_has_a_session_of_its_own_and_nothing_of_ours_open() {
-        let pipe = io::pipe().unwrap();
-        let folder = std::env::temp_dir().join(format!("detached-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let said = folder.join("said");
-        let script = format!(
-            "(cut -d' ' -f6 /proc/self/stat; ls /proc/$$/fd) >{0}.part; mv {0}.part {0}; sleep 60",
-            said.display()
-        );
-        let words = ["sh", "-c", &script].map(OsString::from);
-        let detached = Detached::start(&words).unwrap();
-        while !said.exists() {
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        let text = std::fs::read_to_string(&said).unwrap();
-        assert_eq!(text, format!("{}\n0\n1\n2\n", detached.pid()));
+        // As a program that does not mind leaves it to ours.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        let detached = Detached::start(&["sleep", "60"].map(OsString::from)).unwrap();
+        let pid = detached.pid();
+        let mut open: Vec<_> =
+            std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|fd| fd.unwrap().file_name()).collect();
+        open.sort();
+        assert_eq!(open, ["0", "1", "2"]);
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        assert_eq!(stat.split(' ').nth(5), Some(pid.to_string().as_str()), "it leads its session");
         detached.end().unwrap();
-        std::fs::remove_dir_all(&folder).unwrap();
-        drop(pipe);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     }
 }
