@@ -10,6 +10,7 @@
 //! STATE/containers/ID/started.json                   when it began
 //! STATE/containers/ID/io/{stdin,stdout,stderr}       FIFOs
 //! STATE/containers/ID/images/N                       image volumes
+//! STATE/containers/ID/rootfs                         while its task is made: its tree with mapped owners
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -103,6 +104,10 @@ impl ContainerFolders {
 
     pub fn images(&self) -> PathBuf {
         self.state.join("images")
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.state.join("rootfs")
     }
 
     pub fn volumes(&self) -> PathBuf {

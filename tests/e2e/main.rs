@@ -8,6 +8,7 @@
 
 mod cluster;
 mod controllers;
+mod guest;
 mod layers;
 mod nodes;
 mod objects;
@@ -83,9 +84,13 @@ const ALONE: &[(&str, fn())] = &[
     ("soak-killed", soak::killed),
     ("upstream-node", upstream::node),
     ("upstream-cri", upstream::cri),
+    ("cri-cgroup2", guest::cri_cgroup2),
 ];
 
 fn main() -> ExitCode {
+    if guest::is_here() {
+        return guest::inside();
+    }
     let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
     let mut failed = run(&alone);
     if SHARED.iter().any(|(name, _)| is_selected(name)) {

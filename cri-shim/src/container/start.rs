@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cri::v1::ContainerEventType;
 
 use super::record::{ContainerRecord, Exit, Reason, Started, keep};
-use super::{Container, Running, State, exit};
+use super::{Container, Running, State, exit, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::log::{ContainerIo, IoPaths};
@@ -57,7 +57,11 @@ async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>) -> Result<(Runni
     let snapshotter = shim.containerd.snapshotter(&shim.settings.snapshotter);
     let (rootfs, io) = futures::join!(snapshotter.mounts(id), open_io(paths.clone(), record.clone()));
     let (rootfs, io) = (rootfs?, io?);
-    let pid = shim.containerd.create_task(id, rootfs, stdio(&paths, record.config.tty)).await?;
+    let mapped = mapped::show(shim, record, rootfs).await?;
+    let created = shim.containerd.create_task(id, mapped.mounts.clone(), stdio(&paths, record.config.tty)).await;
+    let hidden = mapped.hide().await;
+    let pid = created?;
+    hidden?;
     // Before it begins, so that a restart between the two knows when.
     let started_at = now();
     keep(&folders.started(), &Started { started_at })?;
