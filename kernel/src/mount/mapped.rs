@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::detached::{joined, owned};
-use super::{Error, Result, at};
+use super::{Result, at};
 use crate::namespaces::{IdMap, IdMaps};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
@@ -31,6 +31,7 @@ pub struct Layers {
 /// # Errors
 /// Where the kernel refuses, as for lower folders on a file system that cannot map ids (EINVAL).
 pub fn mapped_overlay(layers: &Layers, (namespace, maps): (&Path, &IdMaps), target: &Path) -> Result<()> {
+    // It is the top of the tree.
     hand_over(&layers.upper, maps)?;
     let user = File::open(namespace).map_err(at("open", namespace))?;
     let trees = layers.lower.iter().map(|dir| mapped(dir, &user)).collect::<Result<Vec<_>>>()?;
@@ -94,10 +95,14 @@ fn assemble(trees: &[OwnedFd], layers: &Layers) -> Result<OwnedFd> {
     copy(&whole)
 }
 
-/// Gives the top of the tree, which is the upper folder, to whom its owner is in the user namespace.
-fn hand_over(upper: &Path, maps: &IdMaps) -> Result<()> {
-    let stat = std::fs::metadata(upper).map_err(at("stat", upper))?;
-    super::chown(upper, outside(&maps.users, stat.uid()), outside(&maps.groups, stat.gid()))
+/// Gives a file to whom its owner is in the user namespace that maps ids so. It is its own already where its owner is
+/// none of the ids.
+///
+/// # Errors
+/// Where it is not there, or may not be given away.
+pub fn hand_over(path: &Path, maps: &IdMaps) -> Result<()> {
+    let stat = std::fs::metadata(path).map_err(at("stat", path))?;
+    super::chown(path, outside(&maps.users, stat.uid()), outside(&maps.groups, stat.gid()))
 }
 
 /// What an id is outside; `None` where it is not mapped, as when it has been already.

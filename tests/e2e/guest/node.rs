@@ -18,8 +18,8 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 const SOCKET: &str = "/run/bosun/cri.sock";
 /// The guest's disk.
 const DISK: &str = "/mnt";
-const APPLETS: [&str; 12] =
-    ["sh", "sleep", "cat", "echo", "id", "stat", "tail", "touch", "hostname", "true", "ip", "kill"];
+const APPLETS: [&str; 13] =
+    ["sh", "sleep", "cat", "echo", "id", "stat", "tail", "touch", "hostname", "true", "ip", "kill", "sync"];
 
 pub struct Node {
     pub runtime: RuntimeServiceClient<Channel>,
