@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cri::v1::ContainerEventType;
 
 use super::record::{ContainerRecord, Exit, Reason, Started, keep};
-use super::{Container, Running, State, exit};
+use super::{Container, Running, State, exit, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::log::{ContainerIo, IoPaths};
@@ -74,8 +74,12 @@ async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>, stages: &Stages)
     let pipes = stages.run("pipes", open_io(shim, paths.clone(), record));
     let (rootfs, io) = futures::join!(mounts, pipes);
     let (rootfs, io) = (rootfs?, io?);
-    let task = shim.containerd.create_task(id, rootfs, stdio(&paths, record.config.tty));
-    let pid = stages.run("task", task).await?;
+    let mapped = mapped::show(shim, record, rootfs).await?;
+    let task = shim.containerd.create_task(id, mapped.mounts.clone(), stdio(&paths, record.config.tty));
+    let created = stages.run("task", task).await;
+    let hidden = mapped.hide().await;
+    let pid = created?;
+    hidden?;
     // Before it begins, so that a restart between the two knows when.
     let started_at = now();
     keep(&folders.started(), &Started { started_at })?;

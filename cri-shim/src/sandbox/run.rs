@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use containerd_client::services::v1::Container;
 use cri::v1::{ContainerEventType, PodSandboxConfig, RunPodSandboxRequest};
-use kernel::namespaces::{self, Request};
+use kernel::namespaces::{self, IdMaps, Request};
 use prost_types::Any;
 
 use super::namespaces::{Defaults, plan};
@@ -179,16 +179,18 @@ async fn furnish(shim: &Shim, record: SandboxRecord, folders: SandboxFolders) ->
         let hostname = if record.host_network() { &host } else { &record.config.hostname };
         files::write(&folders, &etc, hostname, record.config.dns_config.as_ref())?;
         if !record.host_ipc() {
-            share_memory(&folders.shm())?;
+            share_memory(&folders.shm(), request.user.as_ref())?;
         }
         Ok(())
     })
     .await
 }
 
-fn share_memory(shm: &PathBuf) -> Result<()> {
+fn share_memory(shm: &PathBuf, user: Option<&IdMaps>) -> Result<()> {
     std::fs::create_dir_all(shm).map_err(Error::io("make", shm))?;
-    kernel::mount::tmpfs(shm, Some(SHM_SIZE), 0o1777).map_err(Error::part("cannot make the pod's shared memory"))
+    kernel::mount::tmpfs(shm, Some(SHM_SIZE), 0o1777)
+        .and_then(|()| user.map_or(Ok(()), |maps| kernel::mount::hand_over(shm, maps)))
+        .map_err(Error::part("cannot make the pod's shared memory"))
 }
 
 fn host_name() -> String {
