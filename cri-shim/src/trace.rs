@@ -155,7 +155,7 @@ mod tests {
     fn a_slow_start_names_its_slowest_steps() {
         let run = call("RunPodSandbox", 700, &[("record", 0, 20), ("namespaces", 1, 5), ("network", 6, 690)]);
         let start = call("StartContainer", 310, &[("task", 3, 250), ("start", 253, 50)]);
-        assert_eq!(slow_start(&[run.clone()]), None);
+        assert_eq!(slow_start(std::slice::from_ref(&run)), None);
         let expected =
             "1.01 s in all; RunPodSandbox: network 0.69 s, StartContainer: task 0.25 s, StartContainer: start 0.05 s";
         assert_eq!(slow_start(&[run.clone(), start]).as_deref(), Some(expected));
