@@ -1,78 +1,16 @@
 //! Work in flight, by key: whoever asks for the same again joins what is under way and gets its outcome.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tonic::Status;
 
-/// What an operation has done and does, for those who wait for it and those who ask where the time went.
-#[derive(Debug, Clone)]
-pub struct Stages {
-    begun: Instant,
-    spans: Arc<Mutex<Vec<Span>>>,
-}
-
-#[derive(Debug)]
-struct Span {
-    name: &'static str,
-    from: Duration,
-    to: Option<Duration>,
-}
-
-impl Default for Stages {
-    fn default() -> Self {
-        Self { begun: Instant::now(), spans: Arc::default() }
-    }
-}
-
-impl Stages {
-    /// Does `work` as the stage `name`. Stages may overlap.
-    pub async fn run<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
-        let at = self.with(|spans| {
-            spans.push(Span { name, from: self.begun.elapsed(), to: None });
-            spans.len() - 1
-        });
-        let done = work.await;
-        self.with(|spans| spans[at].to = Some(self.begun.elapsed()));
-        done
-    }
-
-    /// What is being done and since when: `network (for 12.0 s)`.
-    pub fn doing(&self) -> String {
-        let now = self.begun.elapsed();
-        let open = |span: &Span| match span.to {
-            None => Some(format!("{} (for {:.1} s)", span.name, now.saturating_sub(span.from).as_secs_f64())),
-            Some(_) => None,
-        };
-        let open: Vec<String> = self.with(|spans| spans.iter().filter_map(open).collect());
-        if open.is_empty() { "between stages".to_owned() } else { open.join(", ") }
-    }
-
-    /// All finished stages with when they began and how long they took, milliseconds.
-    pub fn trace(&self) -> String {
-        let mut text = String::new();
-        self.with(|spans| {
-            for Span { name, from, to } in spans.iter() {
-                let took = to.unwrap_or_else(|| self.begun.elapsed()).saturating_sub(*from);
-                let gap = if text.is_empty() { "" } else { ", " };
-                let (from, took) = (from.as_secs_f64() * 1e3, took.as_secs_f64() * 1e3);
-                // Writing to a string does not fail.
-                let _ = write!(text, "{gap}{name} +{from:.1} {took:.1} ms");
-            }
-        });
-        text
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut Vec<Span>) -> T) -> T {
-        work(&mut self.spans.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+use crate::trace::Stages;
 
 /// Work of one kind by key, each under way at most once at a time.
 pub struct Flights<K, V: Clone>(Mutex<HashMap<K, Aloft<V>>>);
@@ -97,9 +35,9 @@ impl<K, V: Clone> Default for Flights<K, V> {
 }
 
 impl<K: Hash + Eq, V: Clone> Flights<K, V> {
-    /// Joins the work for `key`, which `start` begins if it is not under way. It goes on as long as one of those who
+    /// Joins the work for `key`, which `start` begins, with `stages`, if it is not under way. It goes on as long as one of those who
     /// joined waits for it, and is dropped with the last.
-    pub fn join<F>(&self, key: K, start: impl FnOnce(Stages) -> F) -> Flight<V>
+    pub fn join<F>(&self, key: K, stages: Stages, start: impl FnOnce(Stages) -> F) -> Flight<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -110,7 +48,6 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
         {
             return Flight { answer, stages: one.stages.clone() };
         }
-        let stages = Stages::default();
         let answer = start(stages.clone()).boxed().shared();
         // None only after it has ended, which it has not: nobody polled it.
         aloft.extend(answer.downgrade().map(|weak| (key, Aloft { answer: weak, stages: stages.clone() })));
@@ -121,11 +58,16 @@ impl<K: Hash + Eq, V: Clone> Flights<K, V> {
 impl<K: Hash + Eq, T: Clone + Send + Sync + 'static> Flights<K, Result<T, Status>> {
     /// As [`Flights::join`], but the work ends whether or not anybody waits for it, and a panic is an answer: a caller that
     /// gave up leaves nothing half-made, and its next try finds the result.
-    pub fn join_to_its_end<F>(&self, key: K, start: impl FnOnce(Stages) -> F) -> Flight<Result<T, Status>>
+    pub fn join_to_its_end<F>(
+        &self,
+        key: K,
+        stages: Stages,
+        start: impl FnOnce(Stages) -> F,
+    ) -> Flight<Result<T, Status>>
     where
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let flight = self.join(key, |stages| {
+        let flight = self.join(key, stages, |stages| {
             let work = AssertUnwindSafe(start(stages)).catch_unwind();
             async { work.await.unwrap_or_else(|_| Err(Status::internal("the operation did not end: it panicked"))) }
         });
@@ -187,8 +129,13 @@ fn timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::sync::{Notify, oneshot};
+
+    fn stages() -> Stages {
+        Stages::new("RunPodSandbox", "a pod")
+    }
 
     #[tokio::test]
     async fn a_second_caller_joins_and_a_later_one_starts_anew() {
@@ -196,7 +143,7 @@ mod tests {
         let (runs, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
         let ask = || {
             let (runs, gate) = (runs.clone(), gate.clone());
-            flights.join_to_its_end("pod", move |stages| async move {
+            flights.join_to_its_end("pod", stages(), move |stages| async move {
                 stages.run("network", gate.notified()).await;
                 Ok(runs.fetch_add(1, Ordering::SeqCst) + 1)
             })
@@ -216,16 +163,17 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_an_answer_and_frees_the_name() {
         let flights: Flights<&str, Result<u32, Status>> = Flights::default();
-        let failed = flights.join_to_its_end("pod", |_| async { panic!("broken") }).answer().await.unwrap_err();
+        let failed =
+            flights.join_to_its_end("pod", stages(), |_| async { panic!("broken") }).answer().await.unwrap_err();
         assert_eq!(failed.code(), tonic::Code::Internal);
-        assert_eq!(flights.join_to_its_end("pod", |_| async { Ok(7) }).answer().await.unwrap(), 7);
+        assert_eq!(flights.join_to_its_end("pod", stages(), |_| async { Ok(7) }).answer().await.unwrap(), 7);
     }
 
     #[tokio::test]
     async fn work_ends_though_nobody_waits() {
         let flights: Flights<&str, Result<(), Status>> = Flights::default();
         let (done, seen) = oneshot::channel();
-        drop(flights.join_to_its_end("pod", |_| async move {
+        drop(flights.join_to_its_end("pod", stages(), |_| async move {
             tokio::task::yield_now().await;
             done.send(()).map_err(|()| Status::internal("nobody looks"))
         }));
@@ -236,23 +184,23 @@ mod tests {
     async fn work_that_nobody_waits_for_is_dropped() {
         let flights = Flights::<&str, ()>::default();
         let (held, gone) = oneshot::channel::<()>();
-        let first = flights.join("a", |_| async move {
+        let first = flights.join("a", stages(), |_| async move {
             let _held = held;
             std::future::pending::<()>().await;
         });
-        let second = flights.join("a", |_| async {});
+        let second = flights.join("a", stages(), |_| async {});
         let (mut first, second) = (Box::pin(first.answer()), second.answer());
         assert!(futures::poll!(&mut first).is_pending());
         drop((first, second));
         assert!(gone.await.is_err());
-        flights.join("a", |_| async {}).answer().await;
+        flights.join("a", stages(), |_| async {}).answer().await;
     }
 
     #[tokio::test]
     async fn keys_do_not_wait_for_one_another() {
         let flights = Flights::<&str, u32>::default();
-        let waiting = flights.join("a", |_| std::future::pending());
-        assert_eq!(flights.join("b", |_| async { 1 }).answer().await, 1);
+        let waiting = flights.join("a", stages(), |_| std::future::pending());
+        assert_eq!(flights.join("b", stages(), |_| async { 1 }).answer().await, 1);
         assert!(futures::poll!(Box::pin(waiting.answer())).is_pending());
     }
 

@@ -11,6 +11,7 @@
 //! STATE/containers/ID/io/{stdin,stdout,stderr}       FIFOs
 //! STATE/containers/ID/images/N                       image volumes
 //! STATE/keeper.sock                                  where the keeper of output listens
+//! STATE/containers/ID/rootfs                         while its task is made: its tree with mapped owners
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -108,6 +109,10 @@ impl ContainerFolders {
 
     pub fn images(&self) -> PathBuf {
         self.state.join("images")
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.state.join("rootfs")
     }
 
     pub fn volumes(&self) -> PathBuf {

@@ -14,6 +14,7 @@
 //! | [`log`] | containers' output to CRI log files, and to those who attach |
 //! | [`keeper`] | the process that holds output while we are away |
 //! | [`stream`] | the server of exec, attach and port-forward |
+//! | [`trace`] | the steps of a pod's start, and which were slow |
 //! | [`stats`] | CPU, memory, disk and network by sandbox and container |
 
 pub mod cni;
@@ -38,6 +39,7 @@ pub mod server;
 pub mod shim;
 pub mod stats;
 pub mod stream;
+pub mod trace;
 
 pub use options::Options;
 pub use run::{Carried, run};

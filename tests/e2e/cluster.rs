@@ -110,8 +110,8 @@ pub fn egress_comes_and_goes() {
         let cluster = Cluster::up("egress", flags);
         let kubectl = cluster.namespace("egress");
         kubectl.pod("client", &[]);
-        let names = text(&cluster.inside(&["ls", "/run/netns"]).stdout);
-        let network = format!("--net=/run/netns/{}", names.trim_end());
+        let sandbox = text(&cluster.inside(&["ls", "/run/bosun-cri/sandboxes"]).stdout);
+        let network = format!("--net=/run/bosun-cri/sandboxes/{}/ns/net", sandbox.trim_end());
         let url = format!("http://{}/", beyond.address);
         let answer = text(&cluster.inside(&["nsenter", &network, "curl", "-s", "--max-time", "3", &url]).stdout);
         assert_eq!(answer == "beyond\n", reaches, "{flags:?}: {answer:?}");

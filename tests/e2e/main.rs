@@ -8,6 +8,8 @@
 
 mod cluster;
 mod controllers;
+mod critest;
+mod guest;
 mod layers;
 mod nodes;
 mod objects;
@@ -81,11 +83,17 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-snapshot", objects::snapshot),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
+    ("critest-debian", critest::on_debian),
+    ("critest-newest", critest::on_newest),
     ("upstream-node", upstream::node),
     ("upstream-cri", upstream::cri),
+    ("cri-cgroup2", guest::cri_cgroup2),
 ];
 
 fn main() -> ExitCode {
+    if guest::is_here() {
+        return guest::inside();
+    }
     let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
     let mut failed = run(&alone);
     if SHARED.iter().any(|(name, _)| is_selected(name)) {

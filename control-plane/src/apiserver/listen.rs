@@ -23,6 +23,9 @@ use crate::server::Server;
 
 /// How long a client may take to greet.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may lie between two requests. As upstream's; not a round minute, at which clients that ask once a
+/// minute would meet the end of their connection.
+const IDLE: Duration = Duration::from_secs(90);
 
 /// How long what is under way may take after stop was said.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -89,7 +92,7 @@ async fn connection(server: Arc<Server>, tls: TlsAcceptor, stream: TcpStream, ad
         async move { Ok::<_, Infallible>(request::serve(server, request.map(request::boxed)).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE * 6);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -173,10 +173,12 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     kept.context("the store gave up")
 }
 
-/// How often expired keys are looked for, watches are told how far they are, and history is dropped.
+/// How often expired keys are looked for, watches are told how far they are, history is dropped, and memory that a burst
+/// of requests used goes back to the machine.
 const EXPIRE: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_secs(10);
 const COMPACT: Duration = Duration::from_secs(5 * 60);
+const TRIM: Duration = Duration::from_secs(60);
 
 /// The store's upkeep until the server stops. History is kept for one to two periods of compaction.
 ///
@@ -190,6 +192,7 @@ async fn keep(server: Arc<Server>) -> Result<(), store::Error> {
     };
     let mut expire = ticker(EXPIRE);
     let mut progress = ticker(PROGRESS);
+    let mut trim = ticker(TRIM);
     let mut compact = tokio::time::interval_at(Instant::now() + COMPACT, COMPACT);
     let mut mark: Revision = server.store.revision();
     loop {
@@ -209,8 +212,8 @@ async fn keep(server: Arc<Server>) -> Result<(), store::Error> {
                     tracing::error!(%error, "old revisions stay");
                 }
                 mark = server.store.revision();
-                kernel::process::give_memory_back();
             }
+            _ = trim.tick() => kernel::process::give_memory_back(),
             () = server.stop.stopped() => return Ok(()),
         }
     }

@@ -11,19 +11,19 @@ use oci_spec::runtime::Spec;
 
 use super::record::{ContainerRecord, EXTENSION, ImageNames, KIND, StopSignal, User, name};
 use super::spec::{
-    self, Accounts, ContainerInput, NamespacePaths, Rootfs, SPEC, SandboxView, container_spec, declared_volumes,
-    gather, populate_volumes,
+    self, Accounts, ContainerInput, IdMappings, NamespacePaths, Rootfs, SPEC, SandboxView, container_spec,
+    declared_volumes, gather, populate_volumes,
 };
 use super::{Container, State, exec, remove, volumes};
 use crate::containerd::containers::runtime;
 use crate::containerd::runc;
 use crate::error::{Error, Result};
-use crate::flight::Stages;
 use crate::image::{Image, RootfsOptions};
 use crate::record::{new_id, now, to_extension};
 use crate::sandbox::Sandbox;
-use crate::sandbox::record::{KIND_LABEL, Phase};
+use crate::sandbox::record::{KIND_LABEL, Phase, SandboxRecord};
 use crate::shim::{Shim, blocking};
+use crate::trace::Stages;
 
 /// Keeps a snapshot from containerd's garbage collector while no container object names it yet. It stays: what owns it
 /// removes it, and a restart removes those that nothing owns.
@@ -56,7 +56,9 @@ pub async fn create(shim: &Arc<Shim>, request: CreateContainerRequest, stages: &
         Ok(record) => {
             let container = Arc::new(Container::new(record, State::Created));
             shim.containers.insert(&id, container.clone());
-            tracing::info!(id, name = asked, trace = stages.trace(), "the container is created");
+            let trace = stages.trace();
+            tracing::info!(id, name = asked, %trace, "the container is created");
+            container.trace.keep(trace);
             shim.tell_of_container(&container, ContainerEventType::ContainerCreatedEvent);
             Ok(id)
         }
@@ -85,7 +87,7 @@ async fn image(shim: &Shim, config: &ContainerConfig) -> Result<Image> {
 
 async fn make(shim: &Arc<Shim>, making: Making<'_>, stages: &Stages) -> Result<ContainerRecord> {
     let Making { sandbox, config, image, id } = making;
-    let options = RootfsOptions { read_only: false, labels: labels(id) };
+    let options = RootfsOptions { read_only: false, labels: root_labels(id, &sandbox.record)? };
     let prepared = stages.run("file system", shim.images.prepare_rootfs(&image, id, options));
     let mounted = stages.run("image volumes", volumes::mount(shim, id, &config));
     let (rootfs, resolved) = futures::join!(prepared, mounted);
@@ -110,6 +112,17 @@ async fn make(shim: &Arc<Shim>, making: Making<'_>, stages: &Stages) -> Result<C
 /// Labels of a snapshot that belongs to `owner`.
 pub(crate) fn labels(owner: &str) -> HashMap<String, String> {
     [(GC_ROOT.to_owned(), "bosun".to_owned()), (OWNER.to_owned(), owner.to_owned())].into()
+}
+
+/// Labels of the snapshot that is the root of `owner`, whose files have the ids of the pod's user namespace.
+///
+/// # Errors
+/// Where the user namespace is malformed.
+pub(crate) fn root_labels(owner: &str, sandbox: &SandboxRecord) -> Result<HashMap<String, String>> {
+    let ids = spec::user_namespace(sandbox.namespaces().userns_options.as_ref())?;
+    let mut all = labels(owner);
+    all.extend(ids.iter().flat_map(IdMappings::labels));
+    Ok(all)
 }
 
 /// The PID namespace that the container shares, if it does: the pod's, or that of another container.

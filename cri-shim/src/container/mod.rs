@@ -6,6 +6,7 @@ pub mod create;
 pub mod exec;
 pub mod exec_sync;
 pub mod exit;
+mod mapped;
 pub mod record;
 pub mod remove;
 pub mod spec;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use crate::log::ContainerIo;
+use crate::trace::Kept;
 use record::{ContainerRecord, Exit};
 
 /// The signal that no process withstands.
@@ -51,6 +53,8 @@ pub struct Container {
     stop_asked: AtomicBool,
     /// Its pipes and its log, while they are followed.
     io: Mutex<Option<ContainerIo>>,
+    /// Of its creation, until it begins.
+    pub trace: Kept,
 }
 
 impl Container {
@@ -61,6 +65,7 @@ impl Container {
             turn: tokio::sync::Mutex::default(),
             stop_asked: AtomicBool::new(false),
             io: Mutex::default(),
+            trace: Kept::default(),
         }
     }
 

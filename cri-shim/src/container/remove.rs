@@ -58,11 +58,10 @@ pub async fn discard(shim: &Arc<Shim>, id: &str, volumes: &[String]) -> Result<(
 
 /// Never through a mount: what is mounted there is an image's.
 pub(crate) fn clear(folders: &ContainerFolders) -> Result<()> {
-    let images = folders.images();
-    if images.exists() {
-        kernel::mount::unmount_below(&images).map_err(|errors| {
+    for folder in [folders.images(), folders.rootfs()].into_iter().filter(|folder| folder.exists()) {
+        kernel::mount::unmount_below(&folder).map_err(|errors| {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            Error::part(format!("cannot unmount what is below {}", images.display()))(errors.join("; "))
+            Error::part(format!("cannot unmount what is below {}", folder.display()))(errors.join("; "))
         })?;
     }
     remove_folder(&folders.state)?;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use cri::v1::ContainerEventType;
 
 use super::record::{ContainerRecord, Exit, Reason, Started, keep};
-use super::{Container, Running, State, exit};
+use super::{Container, Running, State, exit, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::log::{ContainerIo, IoPaths};
 use crate::record::now;
 use crate::sandbox::record::Phase;
+use crate::sandbox::{self, Sandbox};
 use crate::shim::{Shim, blocking};
+use crate::trace::{Stages, slow_start};
 
 /// The exit code of what could not begin, as everywhere.
 const CANNOT_START: i32 = 128;
@@ -31,12 +33,14 @@ pub async fn start(shim: &Arc<Shim>, id: &str) -> Result<()> {
         State::Running(_) => return Ok(()),
         State::Exited(_) => return Err(Error::State(format!("container {} has ended: make another", record.id))),
     }
-    let sandbox = shim.sandboxes.get(&record.sandbox);
-    if sandbox.is_none_or(|sandbox| sandbox.phase() != Phase::Ready) {
-        return Err(Error::State(format!("container {}: its pod sandbox {} has stopped", record.id, record.sandbox)));
-    }
-    match begin(shim, &record).await {
+    let sandbox = shim.sandboxes.get(&record.sandbox).filter(|sandbox| sandbox.phase() == Phase::Ready);
+    let sandbox = sandbox.ok_or_else(|| {
+        Error::State(format!("container {}: its pod sandbox {} has stopped", record.id, record.sandbox))
+    })?;
+    let stages = Stages::new("StartContainer", &record.id);
+    match begin(shim, &record, &stages).await {
         Ok((running, io)) => {
+            tell_of_time(&sandbox, &container, &stages);
             container.set_io(Some(io.clone()));
             container.enter(State::Running(running));
             shim.tell_of_container(&container, ContainerEventType::ContainerStartedEvent);
@@ -50,18 +54,36 @@ pub async fn start(shim: &Arc<Shim>, id: &str) -> Result<()> {
     }
 }
 
-async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>) -> Result<(Running, ContainerIo)> {
+/// The pod's start is over with its first container's; the others have a start of their own.
+fn tell_of_time(sandbox: &Sandbox, container: &Container, stages: &Stages) {
+    let (record, trace) = (container.record(), stages.trace());
+    tracing::info!(id = record.id, %trace, "the container has begun");
+    let calls = [sandbox.trace.take(), container.trace.take(), Some(trace)];
+    if let Some(slowest) = slow_start(&calls.into_iter().flatten().collect::<Vec<_>>()) {
+        let pod = sandbox::record::name(&sandbox.record.metadata());
+        tracing::info!(id = record.id, pod, "a slow start: {slowest}");
+    }
+}
+
+async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>, stages: &Stages) -> Result<(Running, ContainerIo)> {
     let id = record.id.as_str();
     let folders = shim.folders.container(id);
     let paths = paths(shim, record);
     let snapshotter = shim.containerd.snapshotter(&shim.settings.snapshotter);
-    let (rootfs, io) = futures::join!(snapshotter.mounts(id), open_io(shim, paths.clone(), record));
+    let mounts = stages.run("mounts", snapshotter.mounts(id));
+    let pipes = stages.run("pipes", open_io(shim, paths.clone(), record));
+    let (rootfs, io) = futures::join!(mounts, pipes);
     let (rootfs, io) = (rootfs?, io?);
-    let pid = shim.containerd.create_task(id, rootfs, stdio(&paths, record.config.tty)).await?;
+    let mapped = mapped::show(shim, record, rootfs).await?;
+    let task = shim.containerd.create_task(id, mapped.mounts.clone(), stdio(&paths, record.config.tty));
+    let created = stages.run("task", task).await;
+    let hidden = mapped.hide().await;
+    let pid = created?;
+    hidden?;
     // Before it begins, so that a restart between the two knows when.
     let started_at = now();
     keep(&folders.started(), &Started { started_at })?;
-    shim.containerd.start_process(ProcessId::init(id)).await?;
+    stages.run("start", shim.containerd.start_process(ProcessId::init(id))).await?;
     Ok((Running { started_at, pid }, io))
 }
 

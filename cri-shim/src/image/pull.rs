@@ -14,6 +14,7 @@ use super::manifest::Descriptor;
 use super::reference::Reference;
 use super::registry::{Registry, RegistrySettings};
 use super::{Auth, ImageError, Images};
+use crate::trace::Stages;
 
 /// How often a pull that takes its time says how far it is.
 const REPORT: Duration = Duration::from_secs(10);
@@ -27,10 +28,10 @@ impl Images {
     pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<Image, ImageError> {
         let reference = Reference::parse(reference)?;
         let key = (reference.to_string(), auth.clone());
-        let span = tracing::info_span!("pull", image = %reference);
+        let (span, stages) = (tracing::info_span!("pull", image = %reference), Stages::new("PullImage", &key.0));
         let images = self.clone();
         let work = async move { images.pull_alone(reference, auth).await };
-        self.0.pulls.join(key, |_| work.instrument(span)).answer().await
+        self.0.pulls.join(key, stages, |_| work.instrument(span)).answer().await
     }
 
     async fn pull_alone(&self, reference: Reference, auth: Option<Auth>) -> Result<Image, ImageError> {

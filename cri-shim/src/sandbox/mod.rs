@@ -14,6 +14,8 @@ use std::sync::{PoisonError, RwLock};
 
 use record::{Life, Phase, SandboxRecord};
 
+use crate::trace::Kept;
+
 /// A pod sandbox that is known: made, half-made or torn down.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -21,11 +23,18 @@ pub struct Sandbox {
     life: RwLock<Life>,
     /// Stop and remove happen one at a time (write); containers are made in it beside each other (read).
     pub turn: tokio::sync::RwLock<()>,
+    /// Of its making, until its first container begins.
+    pub trace: Kept,
 }
 
 impl Sandbox {
     pub fn new(life: Life) -> Self {
-        Self { record: life.record.clone(), life: RwLock::new(life), turn: tokio::sync::RwLock::default() }
+        Self {
+            record: life.record.clone(),
+            life: RwLock::new(life),
+            turn: tokio::sync::RwLock::default(),
+            trace: Kept::default(),
+        }
     }
 
     pub fn life(&self) -> Life {

@@ -79,7 +79,11 @@ fn is_own(mode: NamespaceMode) -> bool {
     mode != NamespaceMode::Node
 }
 
-fn user(options: &UserNamespace) -> Result<Option<IdMaps>, PlanError> {
+/// The ids of the pod's user namespace; `None` where it has the machine's.
+///
+/// # Errors
+/// Where the mode is neither, or the namespace would have no root.
+pub fn user(options: &UserNamespace) -> Result<Option<IdMaps>, PlanError> {
     let maps = match options.mode() {
         NamespaceMode::Node => return Ok(None),
         NamespaceMode::Pod => IdMaps { users: maps(&options.uids), groups: maps(&options.gids) },

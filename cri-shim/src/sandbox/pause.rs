@@ -11,7 +11,7 @@ use oci_spec::runtime::Spec;
 use super::record::{Phase, SandboxRecord};
 use super::spec::{PauseInput, pause_spec, sandbox_seccomp_reference};
 use super::{Sandbox, stop};
-use crate::container::create::labels;
+use crate::container::create::root_labels;
 use crate::container::spec::{self, NamespacePaths, SPEC};
 use crate::container::{SIGKILL, exit};
 use crate::containerd::tasks::{ProcessId, Stdio};
@@ -95,7 +95,7 @@ pub(super) async fn prepare(shim: &Shim, record: &SandboxRecord) -> Result<()> {
         return Ok(());
     }
     let image = image(shim).await?;
-    let options = RootfsOptions { read_only: false, labels: labels(&record.id) };
+    let options = RootfsOptions { read_only: false, labels: root_labels(&record.id, record)? };
     shim.images.prepare_rootfs(&image, &record.id, options).await?;
     Ok(())
 }

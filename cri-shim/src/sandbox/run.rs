@@ -7,20 +7,21 @@ use std::sync::Arc;
 
 use containerd_client::services::v1::Container;
 use cri::v1::{ContainerEventType, PodSandboxConfig, RunPodSandboxRequest};
-use kernel::namespaces::{self, Request};
+use kernel::namespaces::{self, IdMaps, Request};
 use prost_types::Any;
 
 use super::namespaces::{Defaults, plan};
 use super::record::{EXTENSION, KIND, KIND_LABEL, Life, Phase, SandboxRecord, name, validate};
+use super::spec::sandbox_user_namespace;
 use super::{Sandbox, files, network, pause, stop};
 use crate::container::spec::{SPEC, mcs_level};
 use crate::containerd::containers::runtime;
 use crate::containerd::runc;
 use crate::error::{Error, Result};
-use crate::flight::Stages;
 use crate::folders::SandboxFolders;
 use crate::record::{new_id, now, to_extension};
 use crate::shim::{Shim, blocking};
+use crate::trace::Stages;
 
 /// Bytes of a pod's /dev/shm, as everywhere.
 const SHM_SIZE: u64 = 64 << 20;
@@ -34,9 +35,12 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
     let RunPodSandboxRequest { config, runtime_handler: handler } = request;
     let config = config.ok_or_else(|| Error::Invalid("the request has no pod sandbox config".to_owned()))?;
     validate(&config)?;
-    shim.handler(&handler)?;
+    let ids = sandbox_user_namespace(&config, &shim.handler(&handler)?.ability)?;
     if let Some(id) = existing(shim, &config)? {
         return Ok(id);
+    }
+    if ids.is_some() && !shim.images.maps_ids().await? {
+        return Err(no_mapped_roots(&shim.settings.snapshotter));
     }
     let id = new_id();
     let selinux_level = selinux_level(shim, &id);
@@ -48,6 +52,13 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
         Ok(id) => Ok(id),
         Err(error) => Err(undo(shim, sandbox, error).await),
     }
+}
+
+fn no_mapped_roots(snapshotter: &str) -> Error {
+    Error::Invalid(format!(
+        "a pod with a user namespace cannot run here: containerd's snapshotter {snapshotter} does not map ids: \
+         overlayfs of containerd 2.0 and newer does, on a kernel of 5.19 or newer"
+    ))
 }
 
 /// The sandbox that a request asks for again.
@@ -74,11 +85,13 @@ fn selinux_level(shim: &Shim, id: &str) -> Option<String> {
 
 fn ready(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, ips: Vec<IpAddr>, stages: &Stages) -> Result<String> {
     let id = &sandbox.record.id;
+    let trace = stages.trace();
     let life = sandbox.live(|life| {
         life.phase = Phase::Ready;
         life.ips = ips;
-        life.trace = stages.trace();
+        life.trace = trace.to_string();
     });
+    sandbox.trace.keep(trace);
     life.write(&shim.folders.sandbox(id).life())?;
     shim.sandboxes.insert(id, sandbox.clone());
     tracing::info!(id, pod = name(&sandbox.record.metadata()), trace = life.trace, "the pod sandbox is ready");
@@ -166,16 +179,18 @@ async fn furnish(shim: &Shim, record: SandboxRecord, folders: SandboxFolders) ->
         let hostname = if record.host_network() { &host } else { &record.config.hostname };
         files::write(&folders, &etc, hostname, record.config.dns_config.as_ref())?;
         if !record.host_ipc() {
-            share_memory(&folders.shm())?;
+            share_memory(&folders.shm(), request.user.as_ref())?;
         }
         Ok(())
     })
     .await
 }
 
-fn share_memory(shm: &PathBuf) -> Result<()> {
+fn share_memory(shm: &PathBuf, user: Option<&IdMaps>) -> Result<()> {
     std::fs::create_dir_all(shm).map_err(Error::io("make", shm))?;
-    kernel::mount::tmpfs(shm, Some(SHM_SIZE), 0o1777).map_err(Error::part("cannot make the pod's shared memory"))
+    kernel::mount::tmpfs(shm, Some(SHM_SIZE), 0o1777)
+        .and_then(|()| user.map_or(Ok(()), |maps| kernel::mount::hand_over(shm, maps)))
+        .map_err(Error::part("cannot make the pod's shared memory"))
 }
 
 fn host_name() -> String {

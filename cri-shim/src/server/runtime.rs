@@ -20,6 +20,7 @@ use crate::sandbox::record::name as pod_name;
 use crate::shim::Shim;
 use crate::stats::descriptors;
 use crate::stream::Urls;
+use crate::trace::Stages;
 
 /// What the kubelet and people call this runtime.
 const NAME: &str = "bosun";
@@ -96,7 +97,9 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let metadata = request.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
         let shim = self.shim.clone();
-        let flight = self.sandboxes.join_to_its_end(pod_name(&metadata), |stages| async move {
+        let name = pod_name(&metadata);
+        let stages = Stages::new("RunPodSandbox", &name);
+        let flight = self.sandboxes.join_to_its_end(name, stages, |stages| async move {
             sandbox::run::run(&shim, request, &stages).await.map_err(Status::from)
         });
         let pod_sandbox_id = flight.answer_within(patience).await?;
@@ -156,7 +159,8 @@ impl RuntimeService for RuntimeServer {
         let sandbox = self.shim.sandboxes.find(&request.pod_sandbox_id)?.record.id.clone();
         let shim = self.shim.clone();
         let name = container::record::name(&sandbox, &metadata);
-        let flight = self.containers.join_to_its_end(name, |stages| async move {
+        let stages = Stages::new("CreateContainer", &name);
+        let flight = self.containers.join_to_its_end(name, stages, |stages| async move {
             container::create::create(&shim, request, &stages).await.map_err(Status::from)
         });
         let container_id = flight.answer_within(patience).await?;
@@ -340,7 +344,8 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        let (version, network) = futures::join!(self.shim.containerd.version(), self.network_condition());
+        let (version, network, maps_ids) =
+            futures::join!(self.shim.containerd.version(), self.network_condition(), self.shim.images.maps_ids());
         let fault = version.as_ref().err().map(ToString::to_string);
         let conditions = vec![condition("RuntimeReady", "ContainerdNotReady", fault), network];
         let info = match request.into_inner().verbose {
@@ -350,7 +355,7 @@ impl RuntimeService for RuntimeServer {
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info,
-            runtime_handlers: info::handlers(&self.shim.settings.handlers),
+            runtime_handlers: info::handlers(&self.shim.settings.handlers, maps_ids.unwrap_or(false)),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

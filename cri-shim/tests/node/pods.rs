@@ -427,6 +427,41 @@ fn a_network_that_fails_leaves_no_pod() {
 }
 
 /// Where the time of a pod's start goes, for people: it judges nothing but that thirty at once all start.
+/// containerd's shim ends with the last task of its pod, just when the container's next attempt wants it.
+#[test]
+fn a_container_that_ended_is_started_again_at_once() {
+    on_a_node("pods::a_container_that_ended_is_started_again_at_once", async |node| {
+        let mut served = node.serve().await;
+        let sandbox = served.run(&pod("again", &node.folder)).await;
+        let mut made = Vec::new();
+        for attempt in 0..40 {
+            let mut config = container("again", "exit 3");
+            config.metadata = Some(ContainerMetadata { name: "again".into(), attempt });
+            config.log_path = format!("again-{attempt}.log");
+            made.push(served.create(&sandbox, &config).await);
+        }
+        for (attempt, id) in made.iter().enumerate() {
+            served.start(id).await;
+            loop {
+                let status = served.status(id).await;
+                if status.state() == ContainerState::ContainerExited {
+                    assert_eq!(
+                        (status.exit_code, status.reason.as_str()),
+                        (3, "Error"),
+                        "attempt {attempt}: {status:?}"
+                    );
+                    break;
+                }
+                // Now and then a little later, so that every moment of the shim's end is met.
+                tokio::time::sleep(Duration::from_micros(500 * (attempt as u64 % 4))).await;
+            }
+        }
+        served.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        served.end().await;
+    });
+}
+
 #[test]
 fn thirty_pods_start_at_once() {
     on_a_node("pods::thirty_pods_start_at_once", async |node| {

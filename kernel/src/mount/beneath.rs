@@ -174,14 +174,23 @@ pub fn bind_descriptor(fd: &impl AsFd, target: &Path) -> Result<()> {
     }
     // SAFETY: open_tree returned this descriptor just now and nobody else owns it.
     let tree = unsafe { OwnedFd::from_raw_fd(i32::try_from(tree).unwrap_or(-1)) };
-    let to = CString::new(target.as_os_str().as_bytes()).map_err(|e| at("mount at", target)(io::Error::other(e)))?;
+    attach(&tree, target)
+}
+
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Mounts at `target` what is attached nowhere.
+pub(super) fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
+    let to = c_path(target).map_err(at("mount at", target))?;
     const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
     // SAFETY: both descriptors are open for the call and both paths are NUL-terminated.
     let moved = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             tree.as_raw_fd(),
-            empty.as_ptr(),
+            c"".as_ptr(),
             libc::AT_FDCWD,
             to.as_ptr(),
             MOVE_MOUNT_F_EMPTY_PATH,

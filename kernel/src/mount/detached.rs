@@ -65,7 +65,7 @@ fn set(context: &OwnedFd, key: &std::ffi::CStr, value: &[u8]) -> io::Result<()> 
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -95,7 +95,7 @@ pub(super) fn in_private_namespace(lower: &[PathBuf]) -> Result<OwnedFd> {
 }
 
 /// Folders as the overlay file system takes them: colons part them, a backslash keeps what follows.
-fn joined(lower: &[PathBuf]) -> Vec<u8> {
+pub(super) fn joined(lower: &[PathBuf]) -> Vec<u8> {
     let mut whole = Vec::new();
     for dir in lower {
         if !whole.is_empty() {

@@ -4,6 +4,7 @@
 mod beneath;
 mod detached;
 mod info;
+mod mapped;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use nix::mount::{MntFlags, MsFlags};
 pub use beneath::{Beneath, bind_descriptor};
 pub use detached::detached_overlay;
 pub use info::MountInfo;
+pub use mapped::{Layers, hand_over, mapped_overlay};
 
 /// What a mount operation attempted, on what, and why it failed.
 #[derive(Debug, thiserror::Error)]

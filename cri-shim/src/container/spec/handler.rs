@@ -29,7 +29,12 @@ impl Handler {
     pub fn probe(name: &str, program: &str, host: &HostFacts) -> Self {
         let told = kernel::process::run(program, &["features"]).ok();
         let features = told.and_then(|text| serde_json::from_str(&text).ok());
-        Self::new(name, features.as_ref(), host)
+        let mut handler = Self::new(name, features.as_ref(), host);
+        if features.is_none() {
+            let version = kernel::process::run(program, &["--version"]).unwrap_or_default();
+            handler.user_namespaces = host.idmapped_mounts && is_silent_mapper(&version);
+        }
+        handler
     }
 
     /// A handler whose program told its features (`runc features`); one that tells none is taken to have none.
@@ -42,6 +47,13 @@ impl Handler {
             ..Self::default()
         }
     }
+}
+
+/// Whether this is a crun that maps ids of mounts, though it has no `features` to tell so yet: 1.8, which Debian 12 has.
+fn is_silent_mapper(version: &str) -> bool {
+    let number = version.strip_prefix("crun version ").and_then(|rest| rest.split_whitespace().next());
+    let mut parts = number.unwrap_or_default().split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (1, 8)
 }
 
 fn maps_ids(features: &Features) -> bool {
@@ -66,6 +78,14 @@ mod tests {
         assert_eq!(can(Some(&features), &new), (true, true));
         assert_eq!(can(Some(&features), &HostFacts::default()), (false, false));
         assert_eq!(can(None, &new), (false, false));
+    }
+
+    #[test]
+    fn a_crun_without_features_is_known_by_its_version() {
+        assert!(is_silent_mapper("crun version 1.8.1\ncommit: f8a0\n"));
+        assert!(!is_silent_mapper("crun version 1.4.5\n"));
+        assert!(!is_silent_mapper("runc version 1.1.5+ds1\n"));
+        assert!(!is_silent_mapper(""));
     }
 
     #[test]

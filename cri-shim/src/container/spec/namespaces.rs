@@ -25,6 +25,21 @@ pub struct IdMappings {
     pub gids: Vec<LinuxIdMapping>,
 }
 
+impl IdMappings {
+    /// The labels by which a snapshotter that can gives a snapshot's files these ids. Source: containerd,
+    /// core/snapshots/snapshotter.go.
+    pub fn labels(&self) -> [(String, String); 2] {
+        let all = |of: &[LinuxIdMapping]| {
+            let one = |m: &LinuxIdMapping| format!("{}:{}:{}", m.container_id(), m.host_id(), m.size());
+            of.iter().map(one).collect::<Vec<_>>().join(",")
+        };
+        [
+            ("containerd.io/snapshot/uidmapping".to_owned(), all(&self.uids)),
+            ("containerd.io/snapshot/gidmapping".to_owned(), all(&self.gids)),
+        ]
+    }
+}
+
 /// The user namespace that is asked for; none for the machine's.
 ///
 /// # Errors
@@ -138,6 +153,16 @@ mod tests {
         let options = v1::UserNamespace { mode: mode as i32, uids: uids.to_vec(), gids: gids.to_vec() };
         let ids = user_namespace(Some(&options)).map_err(|e| e.to_string())?;
         Ok(ids.map(|ids| ids.uids.len() + ids.gids.len()))
+    }
+
+    #[test]
+    fn a_snapshotter_is_told_container_host_and_length() {
+        let ids = IdMappings {
+            uids: of_mappings(&[mapping(0, 1000, 10)]),
+            gids: of_mappings(&[mapping(0, 7, 2), mapping(2, 100, 3)]),
+        };
+        let told = ids.labels().map(|(_, value)| value);
+        assert_eq!(told, ["0:1000:10".to_owned(), "0:7:2,2:100:3".to_owned()]);
     }
 
     #[test]

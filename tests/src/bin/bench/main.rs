@@ -1,6 +1,7 @@
 //! The measurements behind `hack/bench`. Each prints one line of JSON; the script sets ours beside the peer's.
 
 mod api;
+mod cri;
 mod figures;
 mod memory;
 mod pods;
@@ -78,6 +79,31 @@ enum Measurement {
         #[arg(long, default_value_t = 20)]
         changes: usize,
     },
+    /// Each call of a pod's life at a CRI server, pods together, lists of many pods, memory.
+    Cri {
+        #[arg(long)]
+        socket: PathBuf,
+        #[arg(long)]
+        image: String,
+        #[arg(long)]
+        cgroup_parent: String,
+        /// The folder of the pods' logs.
+        #[arg(long)]
+        logs: PathBuf,
+        /// The server's process, and others that belong to it.
+        #[arg(long, value_delimiter = ',')]
+        pids: Vec<u32>,
+        #[arg(long, default_value_t = 40)]
+        singles: usize,
+        #[arg(long, default_value_t = 30)]
+        together: usize,
+        /// Memory is looked at with so many pods.
+        #[arg(long, default_value_t = 100)]
+        memory_at: usize,
+        /// Lists are timed with so many pods.
+        #[arg(long, default_value_t = 250)]
+        list_at: usize,
+    },
     /// Writes the images that bosun carries into `folder`, for a node that is not bosun's.
     Archives { folder: PathBuf },
     /// Proportional set size of every process in the PID namespace of `pid`, by program, in MB.
@@ -104,6 +130,10 @@ fn main() -> anyhow::Result<()> {
         Measurement::Services { kubeconfig, count } => runtime.block_on(proxy::services(&kubeconfig, count))?,
         Measurement::Programmed { count, seconds } => proxy::programmed(count, Duration::from_secs(seconds))?,
         Measurement::Endpoint { kubeconfig, changes } => runtime.block_on(proxy::endpoint(&kubeconfig, changes))?,
+        Measurement::Cri { socket, image, cgroup_parent, logs, pids, singles, together, memory_at, list_at } => {
+            let load = cri::Load { image, cgroup_parent, logs, pids, singles, together, memory_at, list_at };
+            runtime.block_on(cri::measure(&socket, &load))?
+        }
         Measurement::Archives { folder } => {
             std::fs::write(folder.join("pause.tar"), images::pause_archive())?;
             std::fs::write(folder.join("echo.tar"), images::echo_archive())?;

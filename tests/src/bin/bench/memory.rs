@@ -33,7 +33,12 @@ fn process(path: &Path) -> Option<(String, f64)> {
     if name == "bosun" {
         name = format!("bosun {}", words.next()?);
     }
+    Some((name, pss_mb(path)?))
+}
+
+/// PSS in MB of the process whose folder in /proc is `path`. `None` where it has ended.
+pub fn pss_mb(path: &Path) -> Option<f64> {
     let rollup = std::fs::read_to_string(path.join("smaps_rollup")).ok()?;
     let kb: f64 = rollup.lines().find_map(|l| l.strip_prefix("Pss:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some((name, kb / 1024.0))
+    Some(kb / 1024.0)
 }

@@ -1,0 +1,162 @@
+//! Trees whose files have other owners for whoever looks through the mount. Source: mount_setattr(2), "ID-mapped mounts".
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::detached::{joined, owned};
+use super::{Result, at};
+use crate::namespaces::{IdMap, IdMaps};
+
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+/// Covered by mounts in a namespace of a thread's own; every Linux has it.
+const PLACE: &str = "/proc/sys/fs";
+
+/// Folders that make up one writable tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers {
+    /// The first is on top.
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// Further options of the overlay file system.
+    pub options: Vec<String>,
+}
+
+/// Mounts `layers` as one tree at `target`, with owners as the user namespace at `namespace` has them: what its root
+/// owns in the lower folders is its root's. `maps` are the same, for the owner of the tree's top. Needs Linux 5.19.
+///
+/// # Errors
+/// Where the kernel refuses, as for lower folders on a file system that cannot map ids (EINVAL).
+pub fn mapped_overlay(layers: &Layers, (namespace, maps): (&Path, &IdMaps), target: &Path) -> Result<()> {
+    // It is the top of the tree.
+    hand_over(&layers.upper, maps)?;
+    let user = File::open(namespace).map_err(at("open", namespace))?;
+    let trees = layers.lower.iter().map(|dir| mapped(dir, &user)).collect::<Result<Vec<_>>>()?;
+    let rest = layers.clone();
+    // What lower folders are mounted at is of no use once the overlay has them, so that nobody else gets to see it.
+    let thread = std::thread::spawn(move || assemble(&trees, &rest));
+    let panicked = |_| at("mount an overlay for", target)(io::Error::other("the thread that mounts it panicked"));
+    let tree = thread.join().map_err(panicked)??;
+    super::beneath::attach(&tree, target)
+}
+
+/// A copy of the mount at `dir`, attached nowhere, that maps ids.
+fn mapped(dir: &Path, user: &File) -> Result<OwnedFd> {
+    let tree = copy(dir)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(user.as_raw_fd()).unwrap_or_default(),
+    };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: both descriptors are open for the call, the path is a NUL-terminated string, and the kernel only reads
+    // `attributes`, of the size that it is told.
+    let done = unsafe {
+        let attributes = std::ptr::from_ref(&attributes);
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, attributes, size)
+    };
+    if done < 0 { Err(at("map the ids of", dir)(io::Error::last_os_error())) } else { Ok(tree) }
+}
+
+fn copy(path: &Path) -> Result<OwnedFd> {
+    let name = super::beneath::c_path(path).map_err(at("copy the mount of", path))?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+    // SAFETY: the path is a NUL-terminated string and the kernel writes nothing.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) })
+        .map_err(at("copy the mount of", path))
+}
+
+/// The overlay, attached nowhere. Moves the calling thread to a mount namespace of its own.
+fn assemble(trees: &[OwnedFd], layers: &Layers) -> Result<OwnedFd> {
+    super::own_namespace()?;
+    let place = Path::new(PLACE);
+    super::tmpfs(place, None, 0o700)?;
+    let folder = |name: &str| {
+        let path = place.join(name);
+        std::fs::create_dir(&path).map_err(at("make", &path)).map(|()| path)
+    };
+    let mut lower = Vec::new();
+    for (number, tree) in trees.iter().enumerate() {
+        let path = folder(&number.to_string())?;
+        super::beneath::attach(tree, &path)?;
+        lower.push(path);
+    }
+    let whole = folder("whole")?;
+    let paths = [lower, vec![layers.upper.clone()], vec![layers.work.clone()]];
+    let mut options: Vec<String> = layers.options.clone();
+    for (key, paths) in ["lowerdir", "upperdir", "workdir"].iter().zip(&paths) {
+        options.push(format!("{key}={}", String::from_utf8_lossy(&joined(paths))));
+    }
+    super::mount("overlay", "overlay", &whole, &options.join(","))?;
+    copy(&whole)
+}
+
+/// Gives a file to whom its owner is in the user namespace that maps ids so. It is its own already where its owner is
+/// none of the ids.
+///
+/// # Errors
+/// Where it is not there, or may not be given away.
+pub fn hand_over(path: &Path, maps: &IdMaps) -> Result<()> {
+    let stat = std::fs::metadata(path).map_err(at("stat", path))?;
+    super::chown(path, outside(&maps.users, stat.uid()), outside(&maps.groups, stat.gid()))
+}
+
+/// What an id is outside; `None` where it is not mapped, as when it has been already.
+fn outside(maps: &[IdMap], id: u32) -> Option<u32> {
+    let one = |map: &IdMap| id.checked_sub(map.inside).filter(|at| *at < map.length).map(|at| map.outside + at);
+    maps.iter().find_map(one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_mapped_once() {
+        let maps = [IdMap { inside: 0, outside: 100_000, length: 10 }];
+        assert_eq!(outside(&maps, 0), Some(100_000));
+        assert_eq!(outside(&maps, 9), Some(100_009));
+        assert_eq!(outside(&maps, 10), None);
+        assert_eq!(outside(&maps, 100_000), None);
+    }
+
+    #[test]
+    fn the_roots_files_are_the_namespaces_roots() {
+        let name = "the_roots_files_are_the_namespaces_roots";
+        if !crate::process::has_capability(21).unwrap_or(false) {
+            return eprintln!("SKIPPED {name}: needs root");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [lower, below, upper, work, target, pins] =
+            ["lower", "below", "upper", "work", "target", "pins"].map(|part| folder.path().join(part));
+        for dir in [&lower, &below, &upper, &work, &target] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        std::fs::write(lower.join("file"), "x").unwrap();
+        std::fs::write(below.join("other"), "y").unwrap();
+        let maps = IdMaps {
+            users: vec![IdMap { inside: 0, outside: 100_000, length: 65_536 }],
+            groups: vec![IdMap { inside: 0, outside: 200_000, length: 65_536 }],
+        };
+        let request = crate::namespaces::Request { user: Some(maps.clone()), ..Default::default() };
+        let pinned = crate::namespaces::pin(&pins, &request).unwrap();
+        let namespace = pinned.user.unwrap();
+        let layers = Layers { lower: vec![lower.clone(), below], upper: upper.clone(), work, options: Vec::new() };
+        let mounted = mapped_overlay(&layers, (&namespace, &maps), &target);
+        if mounted.as_ref().is_err_and(|e| e.kind() == Some(io::ErrorKind::InvalidInput)) {
+            eprintln!("SKIPPED {name}: the file system of the temporary folder or this kernel maps no ids");
+            return crate::namespaces::unpin(&pins).unwrap();
+        }
+        let owner = |path: &Path| std::fs::metadata(path).map(|stat| (stat.uid(), stat.gid())).unwrap();
+        let seen = mounted.map(|()| ["", "file", "other"].map(|part| owner(&target.join(part))));
+        let changed = std::fs::write(target.join("file"), "z").map(|()| owner(&upper.join("file")));
+        let (unmounted, unpinned) = (crate::mount::unmount(&target), crate::namespaces::unpin(&pins));
+        assert_eq!(seen.unwrap(), [(100_000, 200_000); 3]);
+        assert_eq!((changed.unwrap(), owner(&lower.join("file"))), ((100_000, 200_000), (0, 0)));
+        unmounted.and(unpinned.map_err(|e| at("unpin", &pins)(io::Error::other(e)))).unwrap();
+    }
+}
