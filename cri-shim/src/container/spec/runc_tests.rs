@@ -188,7 +188,8 @@ fn localhost_seccomp_and_devices() {
     // Not one of those that runc gives to every container. Both outputs in one, so that they come in their order.
     let (container_path, host_path) = ("/dev/mine".into(), "/dev/loop-control".into());
     case.config.devices = vec![v1::Device { container_path, host_path, permissions: "r".into() }];
-    let script = "exec 2>&1; hostname new || echo refused; hostname; (: < /dev/mine) && echo read; (: > /dev/mine) || true";
+    let script =
+        "exec 2>&1; hostname new || echo refused; hostname; (: < /dev/mine) && echo read; (: > /dev/mine) || true";
     let out = bundle.run(&mut case, script).unwrap();
     let lines: Vec<_> = out.lines().collect();
     assert!(lines[0].contains("Operation not permitted"), "{out}");
