@@ -127,14 +127,14 @@ mod tests {
     #[test]
     fn the_roots_files_are_the_namespaces_roots() {
         let name = "the_roots_files_are_the_namespaces_roots";
-        if !crate::process::has_capability(21).unwrap_or(false) {
-            return eprintln!("SKIPPED {name}: needs root");
+        if !crate::test::root(name) {
+            return;
         }
-        let folder = tempfile::tempdir().unwrap();
+        let folder = std::env::temp_dir().join(format!("mapped-overlay-{}", std::process::id()));
         let [lower, below, upper, work, target, pins] =
-            ["lower", "below", "upper", "work", "target", "pins"].map(|part| folder.path().join(part));
+            ["lower", "below", "upper", "work", "target", "pins"].map(|part| folder.join(part));
         for dir in [&lower, &below, &upper, &work, &target] {
-            std::fs::create_dir(dir).unwrap();
+            std::fs::create_dir_all(dir).unwrap();
         }
         std::fs::write(lower.join("file"), "x").unwrap();
         std::fs::write(below.join("other"), "y").unwrap();
@@ -145,18 +145,23 @@ mod tests {
         let request = crate::namespaces::Request { user: Some(maps.clone()), ..Default::default() };
         let pinned = crate::namespaces::pin(&pins, &request).unwrap();
         let namespace = pinned.user.unwrap();
-        let layers = Layers { lower: vec![lower.clone(), below], upper: upper.clone(), work, options: Vec::new() };
+        let layers =
+            Layers { lower: vec![lower.clone(), below.clone()], upper: upper.clone(), work, options: Vec::new() };
         let mounted = mapped_overlay(&layers, (&namespace, &maps), &target);
         if mounted.as_ref().is_err_and(|e| e.kind() == Some(io::ErrorKind::InvalidInput)) {
             eprintln!("SKIPPED {name}: the file system of the temporary folder or this kernel maps no ids");
-            return crate::namespaces::unpin(&pins).unwrap();
+            crate::namespaces::unpin(&pins).unwrap();
+            return std::fs::remove_dir_all(&folder).unwrap();
         }
         let owner = |path: &Path| std::fs::metadata(path).map(|stat| (stat.uid(), stat.gid())).unwrap();
         let seen = mounted.map(|()| ["", "file", "other"].map(|part| owner(&target.join(part))));
-        let changed = std::fs::write(target.join("file"), "z").map(|()| owner(&upper.join("file")));
+        let changed = std::fs::write(target.join("file"), "z").and_then(|()| std::fs::metadata(upper.join("file")));
+        let changed = changed.map(|stat| (stat.uid(), stat.gid()));
         let (unmounted, unpinned) = (crate::mount::unmount(&target), crate::namespaces::unpin(&pins));
-        assert_eq!(seen.unwrap(), [(100_000, 200_000); 3]);
-        assert_eq!((changed.unwrap(), owner(&lower.join("file"))), ((100_000, 200_000), (0, 0)));
         unmounted.and(unpinned.map_err(|e| at("unpin", &pins)(io::Error::other(e)))).unwrap();
+        let below = owner(&lower.join("file"));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(seen.unwrap(), [(100_000, 200_000); 3]);
+        assert_eq!((changed.unwrap(), below), ((100_000, 200_000), (0, 0)));
     }
 }
