@@ -86,6 +86,11 @@ impl SandboxFolders {
     pub fn shm(&self) -> PathBuf {
         self.state.join("shm")
     }
+
+    /// Where the pause task's files are mounted while it is made, if their owners are mapped.
+    pub fn rootfs(&self) -> PathBuf {
+        self.state.join("rootfs")
+    }
 }
 
 #[derive(Debug, Clone)]

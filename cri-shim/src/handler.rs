@@ -79,6 +79,7 @@ impl Handler {
             binary_name: self.program.to_string_lossy().into_owned(),
             root: state.join("runtimes").join(&self.name).to_string_lossy().into_owned(),
             systemd_cgroup,
+            ..runc::Options::default()
         }
     }
 }

@@ -15,10 +15,10 @@ const MAY_SKIP: &[Excuse] = &[Excuse {
     because: "this kernel has no AppArmor; a machine with it runs them",
 }];
 
-/// The same, where the containerd is older than 2.0 or the runc older than 1.2.
+/// The same, where the runc is older than 1.2.
 const MAY_SKIP_ON_OLD: &[Excuse] = &[Excuse {
     says: "no runtime handler found which supports user namespaces",
-    because: "these containerd and runc map no ids; critest-newest runs them",
+    because: "this runc maps no ids; critest-newest runs them",
 }];
 
 struct Excuse {

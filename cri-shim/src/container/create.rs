@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::image::{Image, RootfsOptions};
 use crate::record::{new_id, now, to_extension};
 use crate::sandbox::Sandbox;
-use crate::sandbox::record::{KIND_LABEL, Phase, SandboxRecord};
+use crate::sandbox::record::{KIND_LABEL, Phase};
 use crate::shim::{Shim, blocking};
 use crate::trace::Stages;
 
@@ -87,7 +87,7 @@ async fn image(shim: &Shim, config: &ContainerConfig) -> Result<Image> {
 
 async fn make(shim: &Arc<Shim>, making: Making<'_>, stages: &Stages) -> Result<ContainerRecord> {
     let Making { sandbox, config, image, id } = making;
-    let options = RootfsOptions { read_only: false, labels: root_labels(id, &sandbox.record)? };
+    let options = RootfsOptions { read_only: false, labels: labels(id) };
     let prepared = stages.run("file system", shim.images.prepare_rootfs(&image, id, options));
     let mounted = stages.run("image volumes", volumes::mount(shim, id, &config));
     let (rootfs, resolved) = futures::join!(prepared, mounted);
@@ -112,17 +112,6 @@ async fn make(shim: &Arc<Shim>, making: Making<'_>, stages: &Stages) -> Result<C
 /// Labels of a snapshot that belongs to `owner`.
 pub(crate) fn labels(owner: &str) -> HashMap<String, String> {
     [(GC_ROOT.to_owned(), "bosun".to_owned()), (OWNER.to_owned(), owner.to_owned())].into()
-}
-
-/// Labels of the snapshot that is the root of `owner`, whose files have the ids of the pod's user namespace.
-///
-/// # Errors
-/// Where the user namespace is malformed.
-pub(crate) fn root_labels(owner: &str, sandbox: &SandboxRecord) -> Result<HashMap<String, String>> {
-    let ids = spec::user_namespace(sandbox.namespaces().userns_options.as_ref())?;
-    let mut all = labels(owner);
-    all.extend(ids.iter().flat_map(IdMappings::labels));
-    Ok(all)
 }
 
 /// The PID namespace that the container shares, if it does: the pod's, or that of another container.
@@ -245,7 +234,10 @@ fn stored(shim: &Shim, sandbox: &Sandbox, record: &ContainerRecord, spec: &Spec)
     let mut labels = record.config.labels.clone();
     labels.insert(KIND_LABEL.to_owned(), KIND.to_owned());
     let handler = shim.handler(&sandbox.record.handler)?;
+    let ids = spec::user_namespace(sandbox.record.namespaces().userns_options.as_ref())?;
+    let (io_uid, io_gid) = ids.as_ref().map_or((0, 0), IdMappings::root);
     let options = handler.options(&shim.folders.state, shim.settings.systemd_cgroup);
+    let options = runc::Options { io_uid, io_gid, ..options };
     let failed = Error::part(format!("cannot write the spec of container {}", record.id));
     Ok(Stored {
         id: record.id.clone(),

@@ -9,32 +9,31 @@ use containerd_client::types::Mount;
 use kernel::mount::Layers;
 use kernel::namespaces::IdMaps;
 
-use super::record::ContainerRecord;
 use crate::error::{Error, Result};
 use crate::sandbox::namespaces::user;
+use crate::sandbox::record::SandboxRecord;
 use crate::shim::{Shim, blocking};
 
 /// What the task is made with.
-pub(super) struct Shown {
+pub(crate) struct Shown {
     pub mounts: Vec<Mount>,
     /// What is mounted until the task has it.
     folder: Option<PathBuf>,
 }
 
-/// Mounts a snapshot with mapped owners, if the container's pod has a user namespace.
+/// Mounts a snapshot at `folder` with mapped owners, if the pod that its task is of has a user namespace.
 ///
 /// # Errors
 /// Where the snapshot is of a kind whose owners cannot be mapped, or the kernel refuses.
-pub(super) async fn show(shim: &Shim, record: &ContainerRecord, snapshot: Vec<Mount>) -> Result<Shown> {
-    let Some(maps) = maps(record)? else { return Ok(Shown { mounts: snapshot, folder: None }) };
-    let failed = format!("cannot map the owners of the files of container {}", record.id);
+pub(crate) async fn show(shim: &Shim, sandbox: &SandboxRecord, folder: PathBuf, snapshot: Vec<Mount>) -> Result<Shown> {
+    let Some(maps) = maps(sandbox)? else { return Ok(Shown { mounts: snapshot, folder: None }) };
+    let failed = format!("cannot map the owners of the files for {}", folder.display());
     let layers = layers(&snapshot).ok_or_else(|| {
         let kinds: Vec<&str> = snapshot.iter().map(|mount| mount.r#type.as_str()).collect();
         let snapshotter = &shim.settings.snapshotter;
         Error::part(failed.clone())(format!("snapshotter {snapshotter} gives {}: use overlayfs", kinds.join(", ")))
     })?;
-    let namespace = shim.folders.sandbox(&record.sandbox).namespaces().join("user");
-    let folder = shim.folders.container(&record.id).rootfs();
+    let namespace = shim.folders.sandbox(&sandbox.id).namespaces().join("user");
     let target = folder.clone();
     blocking("map the owners of a container's files", move || {
         std::fs::create_dir_all(&target).map_err(Error::io("make", &target))?;
@@ -49,7 +48,7 @@ impl Shown {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub(super) async fn hide(self) -> Result<()> {
+    pub(crate) async fn hide(self) -> Result<()> {
         let Some(folder) = self.folder else { return Ok(()) };
         let hide = move || {
             let failed = format!("cannot unmount {}", folder.display());
@@ -59,11 +58,8 @@ impl Shown {
     }
 }
 
-fn maps(record: &ContainerRecord) -> Result<Option<IdMaps>> {
-    let security = record.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let options = security.and_then(|security| security.namespace_options.as_ref());
-    let asked = options.and_then(|options| options.userns_options.as_ref());
-    let maps = asked.map(user).transpose();
+fn maps(sandbox: &SandboxRecord) -> Result<Option<IdMaps>> {
+    let maps = sandbox.namespaces().userns_options.as_ref().map(user).transpose();
     Ok(maps.map_err(|error| Error::Invalid(error.to_string()))?.flatten())
 }
 

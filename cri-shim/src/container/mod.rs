@@ -6,7 +6,7 @@ pub mod create;
 pub mod exec;
 pub mod exec_sync;
 pub mod exit;
-mod mapped;
+pub(crate) mod mapped;
 pub mod record;
 pub mod remove;
 pub mod spec;

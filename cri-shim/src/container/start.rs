@@ -11,7 +11,7 @@ use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::log::{ContainerIo, IoPaths};
 use crate::record::now;
-use crate::sandbox::record::Phase;
+use crate::sandbox::record::{Phase, SandboxRecord};
 use crate::sandbox::{self, Sandbox};
 use crate::shim::{Shim, blocking};
 use crate::trace::{Stages, slow_start};
@@ -38,7 +38,7 @@ pub async fn start(shim: &Arc<Shim>, id: &str) -> Result<()> {
         Error::State(format!("container {}: its pod sandbox {} has stopped", record.id, record.sandbox))
     })?;
     let stages = Stages::new("StartContainer", &record.id);
-    match begin(shim, &record, &stages).await {
+    match begin(shim, &sandbox.record, &record, &stages).await {
         Ok((running, io)) => {
             tell_of_time(&sandbox, &container, &stages);
             container.set_io(Some(io.clone()));
@@ -65,7 +65,12 @@ fn tell_of_time(sandbox: &Sandbox, container: &Container, stages: &Stages) {
     }
 }
 
-async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>, stages: &Stages) -> Result<(Running, ContainerIo)> {
+async fn begin(
+    shim: &Arc<Shim>,
+    sandbox: &SandboxRecord,
+    record: &Arc<ContainerRecord>,
+    stages: &Stages,
+) -> Result<(Running, ContainerIo)> {
     let id = record.id.as_str();
     let folders = shim.folders.container(id);
     let paths = paths(shim, record);
@@ -74,7 +79,7 @@ async fn begin(shim: &Arc<Shim>, record: &Arc<ContainerRecord>, stages: &Stages)
     let pipes = stages.run("pipes", open_io(shim, paths.clone(), record));
     let (rootfs, io) = futures::join!(mounts, pipes);
     let (rootfs, io) = (rootfs?, io?);
-    let mapped = mapped::show(shim, record, rootfs).await?;
+    let mapped = mapped::show(shim, sandbox, folders.rootfs(), rootfs).await?;
     let task = shim.containerd.create_task(id, mapped.mounts.clone(), stdio(&paths, record.config.tty));
     let created = stages.run("task", task).await;
     let hidden = mapped.hide().await;

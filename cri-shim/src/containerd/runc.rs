@@ -10,6 +10,11 @@ pub const RUNTIME: &str = "io.containerd.runc.v2";
 /// How the shim calls the OCI runtime.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Options {
+    /// Who owns the pipes that a container's programs write to. Its root must, or it cannot open /dev/stderr.
+    #[prost(uint32, tag = "4")]
+    pub io_uid: u32,
+    #[prost(uint32, tag = "5")]
+    pub io_gid: u32,
     /// The runtime's program, by name or path; empty for `runc`.
     #[prost(string, tag = "6")]
     pub binary_name: String,
@@ -57,8 +62,10 @@ mod tests {
 
     #[test]
     fn options_have_the_bytes_that_containerd_reads() {
-        let options = Options { binary_name: "crun".into(), root: String::new(), systemd_cgroup: true };
+        let options = Options { binary_name: "crun".into(), systemd_cgroup: true, ..Options::default() };
         assert_eq!(options.encode_to_vec(), [0x32, 4, b'c', b'r', b'u', b'n', 0x48, 1]);
+        let mapped = Options { io_uid: 5, io_gid: 6, ..Options::default() };
+        assert_eq!(mapped.encode_to_vec(), [0x20, 5, 0x28, 6]);
         assert_eq!(options.to_any().type_url, "containerd.runc.v1.Options");
     }
 }

@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 
+use containerd_client::services::v1::PluginsRequest;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, Info, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
     StatSnapshotRequest, UsageRequest, ViewSnapshotRequest,
 };
-use containerd_client::services::v1::{Plugin, PluginsRequest};
 use containerd_client::types::Mount;
 use tonic::transport::Channel;
 
@@ -173,22 +173,10 @@ impl Snapshotter {
     /// # Errors
     /// Where containerd fails.
     pub async fn root(&self) -> Result<Option<PathBuf>> {
-        Ok(self.plugin().await?.and_then(|mut plugin| plugin.exports.remove("root")).map(PathBuf::from))
-    }
-
-    /// Whether it gives files other ids for a user namespace: containerd's overlayfs from 2.0 on, where the kernel can.
-    ///
-    /// # Errors
-    /// Where containerd fails.
-    pub async fn maps_ids(&self) -> Result<bool> {
-        Ok(self.plugin().await?.is_some_and(|plugin| plugin.capabilities.iter().any(|c| c == "remap-ids")))
-    }
-
-    async fn plugin(&self) -> Result<Option<Plugin>> {
         let filters = vec![format!("type==io.containerd.snapshotter.v1,id=={}", self.name)];
         let mut client = IntrospectionClient::new(self.containerd.channel());
         let answer = client.plugins(request(PluginsRequest { filters })).await;
         let plugins = answer.map_err(Error::of(format!("ask for snapshotter {}", self.name)))?.into_inner().plugins;
-        Ok(plugins.into_iter().next())
+        Ok(plugins.into_iter().find_map(|mut plugin| plugin.exports.remove("root")).map(PathBuf::from))
     }
 }

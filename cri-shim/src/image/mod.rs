@@ -152,14 +152,6 @@ impl Images {
         Ok(())
     }
 
-    /// Whether a container's root can have the ids of a user namespace. Asked anew: containerd may have been updated.
-    ///
-    /// # Errors
-    /// Where containerd fails.
-    pub async fn maps_ids(&self) -> Result<bool, ImageError> {
-        Ok(self.0.snapshotter.maps_ids().await?)
-    }
-
     /// Where the snapshotter keeps its files.
     ///
     /// # Errors

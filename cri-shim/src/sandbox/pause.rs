@@ -11,9 +11,9 @@ use oci_spec::runtime::Spec;
 use super::record::{Phase, SandboxRecord};
 use super::spec::{PauseInput, pause_spec, sandbox_seccomp_reference};
 use super::{Sandbox, stop};
-use crate::container::create::root_labels;
+use crate::container::create::labels;
 use crate::container::spec::{self, NamespacePaths, SPEC};
-use crate::container::{SIGKILL, exit};
+use crate::container::{SIGKILL, exit, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::image::{Image, RootfsOptions};
@@ -95,7 +95,7 @@ pub(super) async fn prepare(shim: &Shim, record: &SandboxRecord) -> Result<()> {
         return Ok(());
     }
     let image = image(shim).await?;
-    let options = RootfsOptions { read_only: false, labels: root_labels(&record.id, record)? };
+    let options = RootfsOptions { read_only: false, labels: labels(&record.id) };
     shim.images.prepare_rootfs(&image, &record.id, options).await?;
     Ok(())
 }
@@ -104,9 +104,14 @@ pub(super) async fn prepare(shim: &Shim, record: &SandboxRecord) -> Result<()> {
 ///
 /// # Errors
 /// What the runtime said.
-pub(super) async fn start(shim: &Shim, id: &str) -> Result<()> {
+pub(super) async fn start(shim: &Shim, record: &SandboxRecord) -> Result<()> {
+    let id = record.id.as_str();
     let rootfs = shim.containerd.snapshotter(&shim.settings.snapshotter).mounts(id).await?;
-    shim.containerd.create_task(id, rootfs, Stdio::default()).await?;
+    let mapped = mapped::show(shim, record, shim.folders.sandbox(id).rootfs(), rootfs).await?;
+    let created = shim.containerd.create_task(id, mapped.mounts.clone(), Stdio::default()).await;
+    let hidden = mapped.hide().await;
+    created?;
+    hidden?;
     shim.containerd.start_process(ProcessId::init(id)).await?;
     Ok(())
 }

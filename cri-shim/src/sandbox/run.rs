@@ -35,12 +35,9 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
     let RunPodSandboxRequest { config, runtime_handler: handler } = request;
     let config = config.ok_or_else(|| Error::Invalid("the request has no pod sandbox config".to_owned()))?;
     validate(&config)?;
-    let ids = sandbox_user_namespace(&config, &shim.handler(&handler)?.ability)?;
+    sandbox_user_namespace(&config, &shim.handler(&handler)?.ability)?;
     if let Some(id) = existing(shim, &config)? {
         return Ok(id);
-    }
-    if ids.is_some() && !shim.images.maps_ids().await? {
-        return Err(no_mapped_roots(&shim.settings.snapshotter));
     }
     let id = new_id();
     let selinux_level = selinux_level(shim, &id);
@@ -52,13 +49,6 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
         Ok(id) => Ok(id),
         Err(error) => Err(undo(shim, sandbox, error).await),
     }
-}
-
-fn no_mapped_roots(snapshotter: &str) -> Error {
-    Error::Invalid(format!(
-        "a pod with a user namespace cannot run here: containerd's snapshotter {snapshotter} does not map ids: \
-         overlayfs of containerd 2.0 and newer does, on a kernel of 5.19 or newer"
-    ))
 }
 
 /// The sandbox that a request asks for again.
@@ -142,7 +132,7 @@ async fn make(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, stages: &Stages) -> Resu
     recorded?;
     let ips = furnished?;
     if record.needs_pause() {
-        stages.run("pause task", pause::start(shim, &record.id)).await?;
+        stages.run("pause task", pause::start(shim, record)).await?;
     }
     Ok(ips)
 }

@@ -91,6 +91,9 @@ pub(crate) fn let_go(folders: &SandboxFolders) -> Result<()> {
     errors.extend(kernel::namespaces::unpin(&folders.namespaces()).map_err(Error::part(attempt)).err());
     let attempt = "cannot unmount the pod's shared memory";
     errors.extend(kernel::mount::unmount_lazy(&folders.shm()).map_err(Error::part(attempt)).err());
+    // Mounted only where this program was killed while the pause task was made.
+    let attempt = "cannot unmount the pause task's files";
+    errors.extend(kernel::mount::unmount_lazy(&folders.rootfs()).map_err(Error::part(attempt)).err());
     Error::all(errors)
 }
 

@@ -75,45 +75,16 @@ pub fn of_shim(shim: &Shim, containerd: &str) -> HashMap<String, String> {
     [("config".to_owned(), config.to_string()), ("cniconfig".to_owned(), network.to_string())].into()
 }
 
-/// The handlers as the kubelet looks for them: by name, and the default one by the empty name. A user namespace takes a
-/// snapshotter that maps ids too.
-pub fn handlers(handlers: &Handlers, maps_ids: bool) -> Vec<RuntimeHandler> {
+/// The handlers as the kubelet looks for them: by name, and the default one by the empty name.
+pub fn handlers(handlers: &Handlers) -> Vec<RuntimeHandler> {
     let default = handlers.find("").map(|handler| ("", handler));
     let named = handlers.all().iter().map(|handler| (handler.name.as_str(), handler));
     let of = |(name, handler): (&str, &Handler)| RuntimeHandler {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures {
             recursive_read_only_mounts: handler.ability.recursive_read_only,
-            user_namespaces: handler.ability.user_namespaces && maps_ids,
+            user_namespaces: handler.ability.user_namespaces,
         }),
     };
     default.into_iter().chain(named).map(of).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::container::spec::HostFacts;
-
-    #[test]
-    fn user_namespaces_take_the_program_and_the_snapshotter() {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("new");
-        let features = r#"{"ociVersionMin":"1.0.0","ociVersionMax":"1.3.0","linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        std::fs::write(&program, format!("#!/bin/sh\necho '{features}'\n")).unwrap();
-        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-        let given = [format!("new={}", program.display()), "old=/no/such/program".to_owned()];
-        let mut both = Handlers::parse(&given, &[]).unwrap();
-        both.ask(&HostFacts { idmapped_mounts: true, ..HostFacts::default() });
-        let told = |maps_ids| {
-            let all = handlers(&both, maps_ids).into_iter();
-            all.map(|h| (h.name, h.features.unwrap().user_namespaces)).collect::<Vec<_>>()
-        };
-        let named = |default, new, old| vec![(String::new(), default), ("new".into(), new), ("old".into(), old)];
-        assert_eq!(told(true), named(true, true, false));
-        assert_eq!(told(false), named(false, false, false));
-    }
 }

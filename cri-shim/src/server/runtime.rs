@@ -344,8 +344,7 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        let (version, network, maps_ids) =
-            futures::join!(self.shim.containerd.version(), self.network_condition(), self.shim.images.maps_ids());
+        let (version, network) = futures::join!(self.shim.containerd.version(), self.network_condition());
         let fault = version.as_ref().err().map(ToString::to_string);
         let conditions = vec![condition("RuntimeReady", "ContainerdNotReady", fault), network];
         let info = match request.into_inner().verbose {
@@ -355,7 +354,7 @@ impl RuntimeService for RuntimeServer {
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info,
-            runtime_handlers: info::handlers(&self.shim.settings.handlers, maps_ids.unwrap_or(false)),
+            runtime_handlers: info::handlers(&self.shim.settings.handlers),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

@@ -139,11 +139,13 @@ pub async fn users(node: &Node) {
         configs.namespaces(&NamespaceOption { userns_options: Some(own.clone()), ..own_pids() });
         configs.container.mounts.push(mount.clone());
     };
-    let pod = node.run("users", &format!("touch /made /volume/made; {FOREVER}"), change).await;
+    let pod = node
+        .run("users", &format!("touch /made /volume/made; echo > /dev/stderr && touch /told; {FOREVER}"), change)
+        .await;
     let expected = format!("0 {FIRST_ID} 65536");
     let map = node.exec(&pod, "cat /proc/self/uid_map").await;
     assert_eq!(map.split_whitespace().collect::<Vec<_>>().join(" "), expected);
-    for file in ["/", "/bin/busybox", "/made", "/volume/of-root", "/volume/made", "/etc/hosts", "/dev/shm"] {
+    for file in ["/", "/bin/busybox", "/made", "/told", "/volume/of-root", "/volume/made", "/etc/hosts", "/dev/shm"] {
         assert_eq!(node.exec(&pod, &format!("stat -c %u:%g {file}")).await, "0:0", "{file} in the pod");
     }
     let process = fs::metadata(format!("/proc/{}", pod.pid())).unwrap();

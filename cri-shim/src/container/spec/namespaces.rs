@@ -26,17 +26,10 @@ pub struct IdMappings {
 }
 
 impl IdMappings {
-    /// The labels by which a snapshotter that can gives a snapshot's files these ids. Source: containerd,
-    /// core/snapshots/snapshotter.go.
-    pub fn labels(&self) -> [(String, String); 2] {
-        let all = |of: &[LinuxIdMapping]| {
-            let one = |m: &LinuxIdMapping| format!("{}:{}:{}", m.container_id(), m.host_id(), m.size());
-            of.iter().map(one).collect::<Vec<_>>().join(",")
-        };
-        [
-            ("containerd.io/snapshot/uidmapping".to_owned(), all(&self.uids)),
-            ("containerd.io/snapshot/gidmapping".to_owned(), all(&self.gids)),
-        ]
+    /// The machine's ids of the namespace's root.
+    pub fn root(&self) -> (u32, u32) {
+        let of = |all: &[LinuxIdMapping]| all.iter().find(|m| m.container_id() == 0).map_or(0, |m| m.host_id());
+        (of(&self.uids), of(&self.gids))
     }
 }
 
@@ -156,13 +149,9 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshotter_is_told_container_host_and_length() {
-        let ids = IdMappings {
-            uids: of_mappings(&[mapping(0, 1000, 10)]),
-            gids: of_mappings(&[mapping(0, 7, 2), mapping(2, 100, 3)]),
-        };
-        let told = ids.labels().map(|(_, value)| value);
-        assert_eq!(told, ["0:1000:10".to_owned(), "0:7:2,2:100:3".to_owned()]);
+    fn the_root_is_who_has_id_0_inside() {
+        let (uids, gids) = (of_mappings(&[mapping(0, 1000, 10)]), of_mappings(&[mapping(5, 70, 2), mapping(0, 7, 2)]));
+        assert_eq!(IdMappings { uids, gids }.root(), (1000, 7));
     }
 
     #[test]
