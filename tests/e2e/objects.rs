@@ -23,7 +23,7 @@ pub fn read(kubectl: &Kubectl<'_>) {
     let mut lines = table.lines();
     assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["NAME", "DATA", "AGE"]);
     assert!(lines.any(|line| line.starts_with("settings") && line.contains(" 2 ")), "{table}");
-    assert!(kubectl.run(&["get", "nodes", "-o", "wide"]).contains("containerd://"));
+    assert!(kubectl.run(&["get", "nodes", "-o", "wide"]).contains("bosun://"));
     assert!(kubectl.run(&["get", "configmap", "settings", "-o", "yaml"]).contains("colour: red"));
     assert_eq!(kubectl.field("configmap/settings", "{.data.size}"), "3");
     assert!(kubectl.run(&["get", "configmaps", "-A"]).contains(&kubectl.namespace));

@@ -54,7 +54,8 @@ pub fn restarts(kubectl: &Kubectl<'_>) {
     let last = "{.status.containerStatuses[0].lastState.terminated.exitCode}";
     assert_eq!(kubectl.field("pod/crash", last), "3");
     assert!(kubectl.run(&["logs", "crash", "--previous"]).contains("listening on 8080"));
-    eventually("the back-off to show", Duration::from_secs(30), || {
+    // An upstream kubelet shows it with its next look at the pod, up to a minute later.
+    eventually("the back-off to show", Duration::from_secs(70), || {
         kubectl.run(&["get", "pod", "crash"]).contains("CrashLoopBackOff").then_some(())
     });
     let events = kubectl.run(&["events", "--for", "pod/crash"]);
