@@ -58,7 +58,10 @@ impl Daemon {
 
 /// The keeper is this very file, though another may have its path by now.
 fn carried() -> cri_shim::Carried {
-    let keeper = vec!["/proc/self/exe".into(), CRI_KEEPER.into()];
+    // By its path, so that a list of processes names it; a program that was replaced is still open as our own.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let program = program.unwrap_or_else(|| "/proc/self/exe".into());
+    let keeper = vec![program.into(), CRI_KEEPER.into()];
     cri_shim::Carried { pause: images::pause_archive(), keeper }
 }
 
