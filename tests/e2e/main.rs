@@ -40,6 +40,7 @@ const SHARED: &[(&str, Story)] = &[
     ("workloads-rollout", workloads::rollout),
     ("workloads-scale", workloads::scale),
     ("workloads-restarts", workloads::restarts),
+    ("workloads-back-off", workloads::back_off),
     ("workloads-missing-image", workloads::missing_image),
     ("controllers-cascade", controllers::cascade),
     ("controllers-deployment", controllers::deployment_modes),

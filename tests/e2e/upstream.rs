@@ -26,8 +26,10 @@ const STORIES: &[(&str, Story)] = &[
     ("readiness", services::readiness),
 ];
 
-/// What bosun's agent does and upstream's kubelet does not: a pod that waits for its config starts at once when it comes.
-const OF_THE_AGENT: &[(&str, Story)] = &[("waiting", workloads::waiting)];
+/// What bosun's agent does and upstream's kubelet does not: a pod that waits for its config starts at once when it comes,
+/// and a status tells of a back-off from its beginning. (A kubelet writes the status before it decides to hold off, and
+/// looks again when the back-off is over.)
+const OF_THE_AGENT: &[(&str, Story)] = &[("waiting", workloads::waiting), ("back-off", workloads::back_off)];
 
 /// bosun's agent, CNI plugins and proxy, over containerd's own CRI plugin.
 pub fn node() {
