@@ -88,7 +88,15 @@ pub fn on_a_node(name: &str, test: impl AsyncFnOnce(&mut Node)) {
     inside.arg(this).args(["--exact", name, "--nocapture", "--test-threads", "1"]).env(INSIDE, &folder);
     let status = inside.status().unwrap();
     let _ = std::fs::remove_dir_all(&folder);
+    kernel::cgroup::Cgroups::detect().unwrap().remove(&cgroup(&folder)).unwrap();
     assert!(status.success(), "inside the node: {status}");
+}
+
+/// The control group of all pods of the node in whose folder `path` lies.
+pub fn cgroup(path: &Path) -> String {
+    let mut names = path.iter().filter_map(|name| name.to_str());
+    let node = names.find(|name| name.starts_with("cri-node-")).unwrap();
+    format!("/bosun-test-{node}")
 }
 
 pub fn on_path(program: &str) -> bool {

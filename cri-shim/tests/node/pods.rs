@@ -9,7 +9,7 @@ use tonic::Code;
 
 use cri_shim::container::exec_sync::RESPONSE;
 
-use super::bed::{IMAGE, Node, Served, on_a_node, until};
+use super::bed::{IMAGE, Node, Served, cgroup, on_a_node, until};
 
 pub fn pod(name: &str, logs: &Path) -> PodSandboxConfig {
     PodSandboxConfig {
@@ -24,7 +24,7 @@ pub fn pod(name: &str, logs: &Path) -> PodSandboxConfig {
         dns_config: Some(DnsConfig { servers: vec!["10.96.0.10".into()], ..DnsConfig::default() }),
         labels: HashMap::from([("app".to_owned(), name.to_owned())]),
         linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: format!("/bosun-test-{}/{name}", std::process::id()),
+            cgroup_parent: format!("{}/{name}", cgroup(logs)),
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(NamespaceOption {
                     pid: NamespaceMode::Container.into(),
