@@ -74,9 +74,11 @@ fn add_inline_messages(schema: &mut BTreeMap<String, Value>, go: &BTreeMap<Strin
 
 fn inline_message(message: &str, parent: &Value, go: &BTreeMap<String, Value>) -> Value {
     if message.ends_with(".RuleWithOperations") {
-        let mut own = json!({"properties": parent, "protobuf": {"operations": [1, "string", 1]}});
-        own["protobufInline"] = json!({"rule": [2, "Rule"]});
-        return own;
+        let mut properties = parent.clone();
+        // Its parent's own field.
+        properties.as_object_mut().expect("properties").remove("resourceNames");
+        let operations = json!({"operations": [1, "string", 1]});
+        return json!({"properties": properties, "protobuf": operations, "protobufInline": {"rule": [2, "Rule"]}});
     }
     // The alpha and beta groups share these messages with the stable one.
     let (_, short) = message.rsplit_once('.').expect("dotted name");
