@@ -20,6 +20,9 @@ pub enum Daemon {
     Cri(cri_shim::Options),
     /// Program Services into the node's network (kube-proxy)
     Proxy(proxy::Options),
+    /// Lead packets to other nodes' pods and keep network policies (Calico, flannel)
+    #[command(skip)] // `bosun net` is a verb too: see `crate::net`
+    Net(net::Options),
 }
 
 impl Daemon {
@@ -31,6 +34,7 @@ impl Daemon {
             Self::Agent(_) => "agent",
             Self::Cri(_) => "cri",
             Self::Proxy(_) => "proxy",
+            Self::Net(_) => "net",
         }
     }
 
@@ -51,6 +55,7 @@ impl Daemon {
             Self::Agent(options) => agent::run(options, stop).await,
             Self::Cri(options) => cri_shim::run(options, carried(), stop).await,
             Self::Proxy(options) => proxy::run(options, stop).await,
+            Self::Net(options) => net::run(options, stop).await,
         };
         done.context(name)
     }

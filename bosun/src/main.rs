@@ -6,6 +6,7 @@ mod daemons;
 mod down;
 mod image;
 mod kubeconfig;
+mod net;
 mod node;
 mod relay;
 mod status;
@@ -44,6 +45,8 @@ enum Command {
     Store(store::Command),
     #[command(flatten)]
     Daemon(daemons::Daemon),
+    /// Lead packets to other nodes' pods and keep network policies (Calico, flannel); with a verb, ask the daemon that does
+    Net(net::Command),
     /// PID 1 of a node: started by `up`
     #[command(hide = true)]
     Node(node::Options),
@@ -96,7 +99,7 @@ fn run(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if commands.len() > 1 || matches!(commands.first(), Some(Command::Daemon(_))) {
+    if commands.len() > 1 || commands.first().is_some_and(is_daemon) {
         let daemons: Option<Vec<_>> = commands.into_iter().map(daemon).collect();
         let daemons = daemons.ok_or_else(|| anyhow::anyhow!("only daemons may be joined by +"))?;
         return daemons::run(daemons).map(|()| ExitCode::SUCCESS);
@@ -104,9 +107,14 @@ fn run(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     commands.into_iter().try_for_each(alone).map(|()| ExitCode::SUCCESS)
 }
 
+fn is_daemon(command: &Command) -> bool {
+    matches!(command, Command::Daemon(_) | Command::Net(net::Command { ask: None, .. }))
+}
+
 fn daemon(command: Command) -> Option<daemons::Daemon> {
     match command {
         Command::Daemon(daemon) => Some(daemon),
+        Command::Net(net::Command { ask: None, daemon }) => Some(daemons::Daemon::Net(daemon)),
         _ => None,
     }
 }
@@ -119,6 +127,7 @@ fn alone(command: Command) -> anyhow::Result<()> {
         Command::Image(command) => image::run(&command),
         Command::Store(command) => store::run(&command),
         Command::Daemon(daemon) => daemons::run(vec![daemon]),
+        Command::Net(command) => net::run(command),
         Command::Node(options) => node::run(&options),
         Command::NodeImages(options) => node::images::run(&options),
         Command::Relay(options) => relay::run(&options),

@@ -1,0 +1,90 @@
+//! `bosun net`: the net daemon, and the verbs that ask it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use net::control::{self, Answer, Request};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, DEFAULT_NAME, parse_name};
+use crate::up::node_process;
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Command {
+    #[command(subcommand)]
+    pub ask: Option<Ask>,
+    #[command(flatten)]
+    pub daemon: net::Options,
+}
+
+#[derive(Subcommand)]
+pub enum Ask {
+    /// The BGP sessions: state, uptime, prefixes, last error
+    Peers(Place),
+    /// The routes to other nodes, and where each comes from
+    Routes(Place),
+    /// What becomes of a packet from one pod to another or to a Service
+    Trace {
+        /// NAMESPACE/POD
+        from: String,
+        /// NAMESPACE/POD:PORT, or NAMESPACE/SERVICE:PORT
+        to: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Which daemon to ask.
+#[derive(Args)]
+pub struct Place {
+    /// A local cluster
+    #[arg(long, default_value = DEFAULT_NAME, value_parser = parse_name)]
+    name: String,
+    /// The node of the cluster; by default the first
+    #[arg(long)]
+    node: Option<String>,
+    /// The socket of the daemon of this host, where it is no local cluster's
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["name", "node"])]
+    socket: Option<PathBuf>,
+}
+
+/// How long a daemon may think.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// # Errors
+/// Where the daemon cannot be asked, or says that it cannot.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    let (request, place) = match command.ask {
+        None => return crate::daemons::run(vec![crate::daemons::Daemon::Net(command.daemon)]),
+        Some(Ask::Peers(place)) => (Request::Peers, place),
+        Some(Ask::Routes(place)) => (Request::Routes, place),
+        Some(Ask::Trace { from, to, place }) => (Request::Trace { from, to }, place),
+    };
+    let socket = socket(&place)?;
+    let answer = control::request(&socket, &request, PATIENCE);
+    match answer.with_context(|| format!("cannot ask the net daemon at {}", socket.display()))? {
+        Answer::Ok(Value::String(text)) => print!("{text}"),
+        Answer::Ok(value) => println!("{}", serde_json::to_string_pretty(&value)?),
+        Answer::Error(words) => bail!("{words}"),
+    }
+    Ok(())
+}
+
+fn socket(place: &Place) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &place.socket {
+        return Ok(path.clone());
+    }
+    crate::checks::root()?;
+    let cluster = Cluster::load(&place.name)?;
+    let cluster = cluster.with_context(|| format!("there is no cluster {}: name the daemon's --socket", place.name))?;
+    let wanted = |node: &&crate::cluster::Node| place.node.as_ref().is_none_or(|name| *name == node.name);
+    let node = cluster.nodes.iter().find(wanted);
+    let node = node.with_context(|| format!("cluster {} has no such node", place.name))?;
+    let init = node_process(&cluster.paths().init(&node.name)).filter(|init| init.is_alive());
+    let init = init.with_context(|| format!("node {} does not run: `bosun up --name {}`", node.name, place.name))?;
+    // The socket is on a file system of the node's own, which its processes lead to.
+    Ok(PathBuf::from(format!("/proc/{}/root{}", init.pid, control::SOCKET)))
+}

@@ -1,0 +1,58 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use kernel::sysctl;
+use kube::Client;
+use lifecycle::Stop;
+use tokio::task::JoinSet;
+
+use crate::control::{self, Answers};
+use crate::options::Options;
+use crate::{policy, routes};
+
+/// What every part of the daemon stands on.
+#[derive(Clone)]
+pub struct Ground {
+    pub client: Client,
+    /// The name of this node.
+    pub node: Arc<str>,
+    /// Where to write the CNI configuration list.
+    pub cni_conf_dir: Option<PathBuf>,
+}
+
+/// Runs the net daemon until `stop`. Routes and rules stay in the kernel, so that packets flow while it restarts.
+///
+/// # Errors
+/// Where it cannot begin: kubeconfig, the control socket.
+pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
+    let node = match options.hostname_override {
+        Some(name) => name,
+        None => sysctl::read("kernel/hostname").context("cannot learn the host's name")?,
+    };
+    let client = client(options.kubeconfig.as_deref()).await?;
+    let ground = Ground { client, node: node.to_lowercase().into(), cni_conf_dir: options.cni_conf_dir };
+    let mut tasks = JoinSet::new();
+    let parts: Vec<Arc<dyn Answers>> =
+        vec![policy::start(ground.clone(), &mut tasks).await?, routes::start(ground, &mut tasks).await?];
+    let listener = control::listen(&options.socket)
+        .with_context(|| format!("cannot listen on the control socket {}", options.socket.display()))?;
+    tasks.spawn(control::serve(listener, Arc::new(parts)));
+    stop.stopped().await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
+    let loaded = match kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &Default::default())
+                .await
+                .with_context(|| format!("cannot use kubeconfig {}", path.display()))?
+        }
+        None => kube::Config::incluster().context("no --kubeconfig, and not inside a cluster")?,
+    };
+    Client::try_from(loaded).context("cannot make a client of the kubeconfig")
+}

@@ -1,0 +1,1 @@
+//! The BGP speaker: sessions on TCP around the state machines of crate `bgp`.

@@ -1,0 +1,1 @@
+//! What becomes of a packet from one pod to another, and why.
