@@ -35,7 +35,8 @@ impl Bed {
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("net-routed-{}-{number}", std::process::id()));
-        let made = Command::new(env!("CARGO_BIN_EXE_bosun-cni")).arg("install").arg(folder.join("bin")).status().unwrap();
+        let made =
+            Command::new(env!("CARGO_BIN_EXE_bosun-cni")).arg("install").arg(folder.join("bin")).status().unwrap();
         assert!(made.success());
         let (node, beside) = (Netns::anonymous().unwrap(), Netns::anonymous().unwrap());
         let ends = ["eth0", "eth0"].map(|name| VethEnd { name, ..VethEnd::default() });
@@ -254,12 +255,11 @@ fn a_source_that_is_not_the_pods_gets_nowhere() {
 fn one_family_alone_and_bad_calls() {
     let Some(bed) = Bed::new("routed families") else { return };
     let before = bed.state();
-    for (pod, ranges, gateways) in
-        [("four", &DUAL[..1], ["169.254.1.1"]), ("six", &DUAL[1..], ["fe80::1"])]
-    {
+    for (pod, ranges, gateways) in [("four", &DUAL[..1], ["169.254.1.1"]), ("six", &DUAL[1..], ["fe80::1"])] {
         bed.pod(pod);
         let result = bed.must("ADD", pod, &bed.config(ranges));
-        let told: Vec<&str> = result["ips"].as_array().unwrap().iter().map(|ip| ip["gateway"].as_str().unwrap()).collect();
+        let told: Vec<&str> =
+            result["ips"].as_array().unwrap().iter().map(|ip| ip["gateway"].as_str().unwrap()).collect();
         assert_eq!(told, gateways);
         bed.must("DEL", pod, &bed.config(ranges));
     }

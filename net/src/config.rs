@@ -111,18 +111,23 @@ impl Config {
     /// # Errors
     /// The first key that is unknown or has a wrong value.
     pub fn read(data: &BTreeMap<String, String>, others: &[&str]) -> Result<Self, Invalid> {
-        if let Some((key, value)) = data.iter().find(|(key, _)| !KEYS.contains(&&***key) && !others.contains(&&***key)) {
+        if let Some((key, value)) = data.iter().find(|(key, _)| !KEYS.contains(&&***key) && !others.contains(&&***key))
+        {
             let remedy = format!("stands under a key that is not known: remove it, or use one of {}", KEYS.join(", "));
             return Err(Invalid { key: key.clone(), value: value.clone(), remedy });
         }
         let text = |key: &'static str| Key { key, value: data.get(key).map(|value| value.trim()) };
         let config = Self {
-            mode: text("mode").parse("must be host-gw, vxlan, vxlan-cross-subnet or bgp")?.unwrap_or(Mode::VxlanCrossSubnet),
+            mode: text("mode")
+                .parse("must be host-gw, vxlan, vxlan-cross-subnet or bgp")?
+                .unwrap_or(Mode::VxlanCrossSubnet),
             nat_outgoing: text("natOutgoing").parse("must be true or false")?.unwrap_or(true),
             nat_excludes_hosts: match text("natOutgoingExclusions").value {
                 None | Some("IPPoolsOnly") => false,
                 Some("IPPoolsAndHostIPs") => true,
-                Some(_) => return Err(text("natOutgoingExclusions").invalid("must be IPPoolsOnly or IPPoolsAndHostIPs")),
+                Some(_) => {
+                    return Err(text("natOutgoingExclusions").invalid("must be IPPoolsOnly or IPPoolsAndHostIPs"));
+                }
             },
             non_masquerade: text("nonMasqueradeCIDRs").networks()?,
             cidr: text("cidr").networks()?,
@@ -181,7 +186,9 @@ pub fn networks(text: &str) -> Result<Vec<IpNetwork>, impl fmt::Display + use<>>
     let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
     let network = |word: &str| match word.parse::<IpNetwork>() {
         Ok(network) if network.ip() == network.network() && word.contains('/') => Ok(network),
-        Ok(network) if word.contains('/') => Err(format!("{word} has bits set beyond its length, {} has not", masked(network))),
+        Ok(network) if word.contains('/') => {
+            Err(format!("{word} has bits set beyond its length, {} has not", masked(network)))
+        }
         _ => Err(format!("{word} is none")),
     };
     words.map(network).collect::<Result<Vec<_>, String>>()
@@ -229,13 +236,24 @@ mod tests {
             ("vxlanVNI", "16777216", "vxlanVNI: \"16777216\" must be a number from 1 to 16777215"),
             ("vxlanPort", "0", "vxlanPort: \"0\" must be a number from 1 to 65535"),
             ("mtu", "900", "mtu: \"900\" must be at least 1280, or 0 to be found by itself"),
-            ("cidr", "10.0.0.1/8", "cidr: \"10.0.0.1/8\" must be prefixes such as 10.0.0.0/8, apart by commas: 10.0.0.1/8 has bits set beyond its length, 10.0.0.0/8 has not"),
-            ("cidr", "10.0.0.1", "cidr: \"10.0.0.1\" must be prefixes such as 10.0.0.0/8, apart by commas: 10.0.0.1 is none"),
+            (
+                "cidr",
+                "10.0.0.1/8",
+                "cidr: \"10.0.0.1/8\" must be prefixes such as 10.0.0.0/8, apart by commas: 10.0.0.1/8 has bits set beyond its length, 10.0.0.0/8 has not",
+            ),
+            (
+                "cidr",
+                "10.0.0.1",
+                "cidr: \"10.0.0.1\" must be prefixes such as 10.0.0.0/8, apart by commas: 10.0.0.1 is none",
+            ),
         ] {
             assert_eq!(read(&[(key, value)]), Err(format!("ConfigMap kube-system/bosun-net: {told}")));
         }
         let unknown = read(&[("natOutgoin", "true")]).unwrap_err();
-        assert!(unknown.starts_with("ConfigMap kube-system/bosun-net: natOutgoin: \"true\" stands under a key"), "{unknown}");
+        assert!(
+            unknown.starts_with("ConfigMap kube-system/bosun-net: natOutgoin: \"true\" stands under a key"),
+            "{unknown}"
+        );
         let long = read(&[("mode", &"x".repeat(10_000))]).unwrap_err();
         assert!(long.len() < 300 && !long.contains('\n'));
     }

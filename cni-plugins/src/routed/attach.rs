@@ -228,7 +228,10 @@ mod tests {
             ..Success::default()
         };
         complete(&mut result);
-        assert_eq!(result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), ["10.244.1.5/32", "fd00:1::5/128"]);
+        assert_eq!(
+            result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(),
+            ["10.244.1.5/32", "fd00:1::5/128"]
+        );
         let routes: Vec<_> = result.routes.iter().map(|route| (route.dst.to_string(), route.gw)).collect();
         assert_eq!(routes, [("10.0.0.0/8".into(), Some(GATEWAY_V4)), ("::/0".into(), Some(GATEWAY_V6))]);
     }

@@ -161,7 +161,8 @@ mod tests {
         }
         let link = links[0];
         let told = watch.changes(Duration::from_secs(5)).unwrap();
-        let named = |change: &Change| matches!(change, Change::Link { link, gone: false } if link.name == "a" && link.up);
+        let named =
+            |change: &Change| matches!(change, Change::Link { link, gone: false } if link.name == "a" && link.up);
         assert!(told.iter().any(named), "{told:?}");
 
         let net = "192.0.2.1/24".parse().unwrap();

@@ -12,7 +12,10 @@ use super::state::{ALIAS, Route, Rules, State, Tunnel};
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    Forward { v4: bool, v6: bool },
+    Forward {
+        v4: bool,
+        v6: bool,
+    },
     AddTunnel(String, Box<Tunnel>),
     /// Of a link that stays: MTU, alias, up.
     ChangeTunnel(String, Box<Tunnel>),
@@ -112,7 +115,8 @@ fn tunnels(is: &State, shall: &State, gone: &BTreeSet<String>, actions: &mut Vec
 
 /// Whether nothing differs that the kernel cannot change on a link.
 fn same_link(is: &Tunnel, wanted: &Tunnel) -> bool {
-    (is.vni, is.port, is.local, is.learning, is.mac) == (wanted.vni, wanted.port, wanted.local, wanted.learning, wanted.mac)
+    (is.vni, is.port, is.local, is.learning, is.mac)
+        == (wanted.vni, wanted.port, wanted.local, wanted.learning, wanted.mac)
 }
 
 fn routes(is: &State, shall: &State, gone: &BTreeSet<String>, actions: &mut Vec<Action>) {

@@ -79,9 +79,8 @@ impl Fabric {
             state.tunnels.insert(link.name.clone(), tunnel(&link, &vxlan, &addresses));
         }
         for route in self.network.routes_of(PROTOCOL)? {
-            let hop = |hop: &netlink::Hop| {
-                Some(Hop { gateway: hop.gateway?, device: name(hop.link), onlink: hop.onlink })
-            };
+            let hop =
+                |hop: &netlink::Hop| Some(Hop { gateway: hop.gateway?, device: name(hop.link), onlink: hop.onlink });
             state.routes.insert(route.destination, Route { hops: route.hops.iter().filter_map(hop).collect() });
         }
         if !state.tunnels.is_empty() {
@@ -220,7 +219,9 @@ impl Fabric {
         match change {
             Change::Lost => true,
             Change::Link { link, gone } => match interfaces.iter().find(|interface| interface.index == link.index) {
-                Some(interface) => *gone || (&link.name, link.mtu, link.up) != (&interface.name, interface.mtu, interface.up),
+                Some(interface) => {
+                    *gone || (&link.name, link.mtu, link.up) != (&interface.name, interface.mtu, interface.up)
+                }
                 None => match known.tunnels.get(&link.name) {
                     Some(tunnel) => *gone || (link.mtu, link.up) != (tunnel.mtu, tunnel.up),
                     None => false,

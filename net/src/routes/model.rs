@@ -183,7 +183,10 @@ mod tests {
             interface("down", &["10.1.1.129/25"]),
         ];
         let name = |address: &str| on_link(&all, address.parse().unwrap()).map(|interface| interface.name.as_str());
-        assert_eq!([name("10.1.1.200"), name("10.9.9.9"), name("2001:db8::9")], [Some("near"), Some("wide"), Some("near")]);
+        assert_eq!(
+            [name("10.1.1.200"), name("10.9.9.9"), name("2001:db8::9")],
+            [Some("near"), Some("wide"), Some("near")]
+        );
         assert_eq!([name("192.0.2.1"), name("10.1.1.1").filter(|name| *name == "near")], [None, None]);
         assert_eq!(holder(&all, "10.0.0.1".parse().unwrap()).unwrap().name, "wide");
     }

@@ -249,8 +249,19 @@ fn way(
         _ => {}
     }
     row.wrapped_to = Some(end.address);
-    // flannel's convention: a tunnel's inner address is its node's first pod range's own.
-    Ok(BTreeSet::from([Hop { gateway: cidr.network(), device: device.clone(), onlink: true }]))
+    Ok(BTreeSet::from([Hop { gateway: inner(cidr, end.mac), device: device.clone(), onlink: family.v4 }]))
+}
+
+/// What the other end is called inside the tunnel; only a neighbour entry of this node knows it. flannel takes the
+/// range's own address for both families. But the kernel refuses a gateway of IPv6 that another route leads to by
+/// another link, were it a wide one that an administrator made, and never a link-local one.
+fn inner(cidr: IpNetwork, mac: Mac) -> IpAddr {
+    let [a, b, c, d, e, f] = mac.0.map(u16::from);
+    match cidr {
+        IpNetwork::V4(_) => cidr.network(),
+        // RFC 4291, appendix A.
+        IpNetwork::V6(_) => [0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f].into(),
+    }
 }
 
 fn install(row: &Row, hops: &BTreeSet<Hop>, mac: Option<Mac>, state: &mut State) {
@@ -270,7 +281,10 @@ fn learned(model: &Model<'_>, plan: &mut Plan) {
         if plan.pod_cidrs.contains(prefix) {
             continue;
         }
-        let hop = |gateway: &IpAddr| on_link(model.interfaces, *gateway).map(|i| (i.mtu, Hop { gateway: *gateway, device: i.name.clone(), onlink: false }));
+        let hop = |gateway: &IpAddr| {
+            on_link(model.interfaces, *gateway)
+                .map(|i| (i.mtu, Hop { gateway: *gateway, device: i.name.clone(), onlink: false }))
+        };
         let found: Vec<(u32, Hop)> = gateways.iter().filter_map(hop).collect();
         let node = model.nodes.iter().find(|(_, node)| gateways.iter().any(|gateway| node.addresses.contains(gateway)));
         let first = gateways.first().map(ToString::to_string).unwrap_or_default();

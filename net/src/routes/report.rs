@@ -24,7 +24,10 @@ pub struct Report {
 pub fn table(report: &Report, present: &BTreeSet<IpNetwork>) -> String {
     let mut text = String::new();
     let Some(mode) = report.mode.filter(|_| report.waiting.is_none()) else {
-        let why = report.waiting.as_ref().map_or_else(|| "nodes and configuration are not read yet".into(), ToString::to_string);
+        let why = report
+            .waiting
+            .as_ref()
+            .map_or_else(|| "nodes and configuration are not read yet".into(), ToString::to_string);
         return format!("waiting: {why}\n");
     };
     let _ = writeln!(text, "mode {}", mode.name());
@@ -65,7 +68,11 @@ mod tests {
 
     #[test]
     fn each_prefix_has_its_line_and_each_problem_its_sentence() {
-        let hop = |gateway: &str, device: &str| Hop { gateway: gateway.parse().unwrap(), device: device.into(), onlink: false };
+        let hop = |gateway: &str, device: &str| Hop {
+            gateway: gateway.parse().unwrap(),
+            device: device.into(),
+            onlink: false,
+        };
         let row = |prefix: &str, source: &str, way| Row {
             prefix: prefix.parse().unwrap(),
             source: source.into(),

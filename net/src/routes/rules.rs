@@ -93,7 +93,10 @@ fn rules(nat: bool, port: Option<u16>) -> Vec<(&'static str, String)> {
         for (n, family) in [(4, "ip"), (6, "ip6")] {
             rules.push(("input", format!("udp dport {port} {family} saddr != @nodes{n} counter drop")));
             // Source NAT would make a pod's packet one of this node.
-            rules.push(("forward", format!("udp dport {port} {family} saddr @pods{n} {family} daddr @nodes{n} counter drop")));
+            rules.push((
+                "forward",
+                format!("udp dport {port} {family} saddr @pods{n} {family} daddr @nodes{n} counter drop"),
+            ));
         }
     }
     rules
@@ -135,8 +138,7 @@ pub fn change(is: Option<&Rules>, wanted: &Rules) -> Option<String> {
     for verb in ["delete", "add"] {
         for (name, ..) in SETS {
             let (from, to) = (is.sets.get(name)?, wanted.sets.get(name).unwrap_or(&none));
-            let differ: BTreeSet<IpNetwork> =
-                if verb == "delete" { from - to } else { to - from };
+            let differ: BTreeSet<IpNetwork> = if verb == "delete" { from - to } else { to - from };
             if !differ.is_empty() {
                 let _ = writeln!(script, "{verb} element inet bosun-net {name} {{ {} }}", elements(&differ));
             }

@@ -169,7 +169,10 @@ impl Bed {
     pub fn assert_pods_reach_pods(&self) {
         for from in &self.machines {
             for to in self.machines.iter().filter(|to| to.name != from.name) {
-                let said = [ask(&from.pod, &format!("10.244.{}.2:80", to.number)), ask(&from.pod, &format!("[fd00:{}::2]:80", to.number))];
+                let said = [
+                    ask(&from.pod, &format!("10.244.{}.2:80", to.number)),
+                    ask(&from.pod, &format!("[fd00:{}::2]:80", to.number)),
+                ];
                 let expected = [Ok(format!("10.244.{}.2", from.number)), Ok(format!("fd00:{}::2", from.number))];
                 assert_eq!(said, expected, "{} to {}", from.name, to.name);
             }

@@ -204,7 +204,9 @@ impl Worker {
         match outcome.plan {
             Ok(plan) => {
                 if let Err(error) = self.voice.annotate(plan.annotations.iter()).await {
-                    outcome.failures.push(format!("cannot write the annotations of node {}: {error}", self.ground.node));
+                    outcome
+                        .failures
+                        .push(format!("cannot write the annotations of node {}: {error}", self.ground.node));
                 }
                 problems.extend(plan.problems.iter().filter(|problem| !problem.is_passing()).map(ToString::to_string));
                 report.rows = plan.rows;

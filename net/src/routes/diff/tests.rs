@@ -74,11 +74,7 @@ fn a_node_that_comes_moves_or_goes_touches_its_own() {
     );
     assert_eq!(
         between(&after, &before)[1..],
-        [
-            "no route 10.244.3.0/24",
-            "no neighbour 10.244.3.0 flannel.1",
-            "no forwarding 02:00:00:00:00:03 flannel.1",
-        ]
+        ["no route 10.244.3.0/24", "no neighbour 10.244.3.0 flannel.1", "no forwarding 02:00:00:00:00:03 flannel.1",]
     );
     let moved = four(Mode::Vxlan, |nodes| {
         let node = nodes.get_mut("c").unwrap();
@@ -92,12 +88,7 @@ fn a_node_that_comes_moves_or_goes_touches_its_own() {
 fn another_mode_takes_the_tunnel_away_last() {
     assert_eq!(
         between(&four(Mode::Vxlan, |_| {}), &four(Mode::HostGw, |_| {})),
-        [
-            "rules",
-            "route 10.244.2.0/24",
-            "no route 10.244.3.0/24",
-            "delete flannel.1",
-        ]
+        ["rules", "route 10.244.2.0/24", "no route 10.244.3.0/24", "delete flannel.1",]
     );
 }
 

@@ -44,7 +44,8 @@ fn with(nodes: &BTreeMap<String, Node>, config: &Config, interfaces: &[Interface
 /// `PREFIX GATEWAY DEVICE`, with a star for what is onlink.
 fn ways(plan: &Plan) -> Vec<String> {
     let hop = |hop: &Hop| format!(" {} {}{}", hop.gateway, hop.device, if hop.onlink { "*" } else { "" });
-    let line = |(prefix, route): (&IpNetwork, &Route)| format!("{prefix}{}", route.hops.iter().map(hop).collect::<String>());
+    let line =
+        |(prefix, route): (&IpNetwork, &Route)| format!("{prefix}{}", route.hops.iter().map(hop).collect::<String>());
     plan.state.routes.iter().map(line).collect()
 }
 
@@ -81,8 +82,8 @@ fn vxlan_wraps_to_everybody_as_flannel_does() {
             "10.244.2.0/24 10.244.2.0 flannel.1*",
             "10.244.3.0/24 10.244.3.0 flannel.1*",
             "fd00:1::/64",
-            "fd00:2::/64 fd00:2:: flannel-v6.1*",
-            "fd00:3::/64 fd00:3:: flannel-v6.1*",
+            "fd00:2::/64 fe80::ff:fe00:2 flannel-v6.1",
+            "fd00:3::/64 fe80::ff:fe00:3 flannel-v6.1",
         ]
     );
     let four = &plan.state.tunnels["flannel.1"];
@@ -97,8 +98,11 @@ fn vxlan_wraps_to_everybody_as_flannel_does() {
     assert_eq!(plan.state.forwarding[&("flannel-v6.1".into(), b)], "2001:db8::2".parse::<IpAddr>().unwrap());
     assert_eq!(plan.mtu, 1430, "what fits through both");
 
-    let told: Vec<(&str, &str)> =
-        plan.annotations.iter().map(|(key, value)| (key.rsplit('/').next().unwrap(), value.as_deref().unwrap())).collect();
+    let told: Vec<(&str, &str)> = plan
+        .annotations
+        .iter()
+        .map(|(key, value)| (key.rsplit('/').next().unwrap(), value.as_deref().unwrap()))
+        .collect();
     let data = |mac: Mac| format!("{{\"VNI\":1,\"VtepMAC\":\"{mac}\"}}");
     assert_eq!(
         told,
@@ -139,7 +143,7 @@ fn across_subnets_it_wraps_and_inside_one_it_does_not() {
             "10.244.3.0/24 10.244.3.0 flannel.1*",
             "fd00:1::/64",
             "fd00:2::/64 2001:db8::2 eth0",
-            "fd00:3::/64 fd00:3:: flannel-v6.1*",
+            "fd00:3::/64 fe80::ff:fe00:3 flannel-v6.1",
         ]
     );
     assert_eq!(plan.state.forwarding.len(), 2);
@@ -153,7 +157,7 @@ fn what_cannot_be_is_named() {
     nodes.get_mut("b").unwrap().tunnel_v6.as_mut().unwrap().vni = Some(7);
     nodes.get_mut("c").unwrap().pod_cidrs = vec!["192.0.0.0/16".parse().unwrap(), "fd00:2::/63".parse().unwrap()];
     let plan = planned(&nodes, Mode::Vxlan);
-    assert_eq!(ways(&plan), ["10.244.1.0/24", "fd00:1::/64", "fd00:2::/63 fd00:2:: flannel-v6.1*"]);
+    assert_eq!(ways(&plan), ["10.244.1.0/24", "fd00:1::/64", "fd00:2::/63 fe80::ff:fe00:3 flannel-v6.1"]);
     assert_eq!(
         problems(&plan),
         [
@@ -164,10 +168,16 @@ fn what_cannot_be_is_named() {
     );
     nodes.insert("d".into(), nodes["c"].clone());
     let told = problems(&planned(&nodes, Mode::HostGw));
-    assert!(told.contains(&"node c (2001:db8:1::3) is not on a link of this node: choose mode vxlan-cross-subnet, vxlan or bgp".into()));
+    assert!(
+        told.contains(&"the pod range fd00:2::/63 of node c overlaps one of node b: its pods are not reached".into())
+    );
     nodes.get_mut("b").unwrap().pod_cidrs = vec!["10.244.1.128/25".parse().unwrap()];
     let told = problems(&planned(&nodes, Mode::HostGw));
-    assert!(told.contains(&"the pod range 10.244.1.128/25 of node b overlaps one of node a: its pods are not reached".into()));
+    assert!(
+        told.contains(
+            &"the pod range 10.244.1.128/25 of node b overlaps one of node a: its pods are not reached".into()
+        )
+    );
 }
 
 #[test]
@@ -229,12 +239,16 @@ fn the_sets_hold_pods_nodes_and_what_is_inside() {
 fn learnt_paths_are_routes_by_as_many_hops_as_there_are() {
     let learned = Learned::from([
         ("10.244.2.0/24".parse().unwrap(), BTreeSet::from(["192.0.2.2".parse().unwrap()])),
-        ("203.0.113.0/24".parse().unwrap(), BTreeSet::from(["192.0.2.8".parse().unwrap(), "2001:db8::9".parse().unwrap()])),
+        (
+            "203.0.113.0/24".parse().unwrap(),
+            BTreeSet::from(["192.0.2.8".parse().unwrap(), "2001:db8::9".parse().unwrap()]),
+        ),
         ("10.244.1.0/24".parse().unwrap(), BTreeSet::from(["192.0.2.2".parse().unwrap()])),
         ("10.9.0.0/16".parse().unwrap(), BTreeSet::from(["10.77.0.1".parse().unwrap()])),
     ]);
     let (nodes, config) = (nodes(), Config { mode: Mode::Bgp, ..Config::default() });
-    let plan = plan(&Model { me: "a", nodes: &nodes, config: &config, interfaces: &interfaces(), learned: &learned }).unwrap();
+    let plan =
+        plan(&Model { me: "a", nodes: &nodes, config: &config, interfaces: &interfaces(), learned: &learned }).unwrap();
     assert_eq!(
         ways(&plan),
         [
