@@ -173,9 +173,8 @@ impl Fabric {
         self.network.change_link(link.index, LinkChange { alias: Some(&tunnel.alias), ..LinkChange::default() })?;
         // Nobody inside the tunnel is a router or is asked for an address.
         for (parameter, value) in [("accept_ra", "0"), ("addr_gen_mode", "1")] {
-            match sysctl::write(&format!("net/ipv6/conf/{name}/{parameter}"), value) {
-                Err(error) => tracing::debug!("{error}"),
-                Ok(_) => {}
+            if let Err(error) = sysctl::write(&format!("net/ipv6/conf/{name}/{parameter}"), value) {
+                tracing::debug!("{error}");
             }
         }
         Ok(())

