@@ -7,17 +7,19 @@ mod listing;
 mod loopback;
 mod masquerade;
 mod portmap;
+mod routed;
 mod skel;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Each plugin by the name under which it is installed.
-const PLUGINS: [(&str, &dyn skel::Plugin); 4] = [
+const PLUGINS: [(&str, &dyn skel::Plugin); 5] = [
     ("loopback", &loopback::Loopback),
     ("bridge", &bridge::Bridge),
     ("host-local", &host_local::HostLocal),
     ("portmap", &portmap::Portmap),
+    ("routed", &routed::Routed),
 ];
 
 fn main() -> ExitCode {

@@ -4,17 +4,23 @@
 //! real one, bound to the namespace in which it was opened; [`fake::Fake`] holds the same state in memory.
 
 pub mod fake;
+mod fib;
 mod real;
 pub(crate) mod socket;
 mod statistics;
+mod vxlan;
+mod watch;
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+pub use fib::{FibRoute, Hop};
 pub use ipnetwork::IpNetwork;
 pub use real::Kernel;
 pub use statistics::LinkStatistics;
+pub use vxlan::{ForwardingEntry, Vxlan};
+pub use watch::{Change, Watch};
 
 /// What failed, on which object, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]
