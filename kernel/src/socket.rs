@@ -4,8 +4,10 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 
 /// `IPV6_MINHOPCOUNT` of linux/in6.h.
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
@@ -79,6 +81,20 @@ pub fn set_least_ttl(socket: BorrowedFd<'_>, peer: IpAddr, ttl: u8) -> io::Resul
 /// Where the socket is bound already.
 pub fn set_v6_only(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)
+}
+
+/// A UDP socket that does not block, bound to `address`; one of IPv6 takes IPv6 alone.
+///
+/// # Errors
+/// Where the address is taken, or not this host's.
+pub fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let made = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    if address.is_ipv6() {
+        set_v6_only(made.as_fd())?;
+    }
+    bind(made.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(made.into())
 }
 
 /// Each datagram comes with its TTL or hop limit, for [`receive`].
@@ -179,8 +195,7 @@ fn set<T>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::fd::AsFd;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     #[test]

@@ -74,7 +74,7 @@ impl Rib {
         let mut attributes = (*path.attributes).clone();
         attributes.next_hop = self.next_hop(peer, live, family, path)?;
         if live.negotiated.dialect.external {
-            attributes.as_path = attributes.as_path.prepended(&[self.identity.asn]);
+            attributes.as_path = attributes.as_path.prepended(&[peer.policy.local_as.unwrap_or(self.identity.asn)]);
             attributes.local_pref = None;
             attributes.originator_id = None;
             attributes.cluster_list = Box::default();

@@ -47,6 +47,8 @@ pub struct Policy {
     pub allowed_local_as: usize,
     /// Routes from it and to it are reflected.
     pub reflector_client: bool,
+    /// What this side calls itself to the peer, where not by the speaker's AS.
+    pub local_as: Option<u32>,
 }
 
 /// A session that stands.
