@@ -9,6 +9,7 @@ use bgp::Family;
 use bgp::filter::{Filter, Rules};
 use bgp::rib::{Identity, Policy};
 use bgp::session::Settings;
+use serde::Deserialize;
 
 /// Calico's and BIRD's.
 pub const DEFAULT_AS: u32 = 64512;
@@ -21,48 +22,90 @@ const CONNECT_RETRY: Duration = Duration::from_secs(5);
 /// As many equal next hops as Linux and BIRD use by default.
 const MAXIMUM_PATHS: usize = 16;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
     pub as_number: u32,
     pub router_id: Ipv4Addr,
+    #[serde(default = "default_port")]
     pub listen_port: u16,
     /// Where it reflects routes between its clients.
+    #[serde(default, rename = "routeReflectorClusterID")]
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
     /// This node's addresses of both families, as next hops.
+    #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    #[serde(default)]
     pub peers: Vec<Peer>,
 }
 
+fn default_port() -> u16 {
+    DEFAULT_PORT
+}
+
 /// A neighbour. Its address names it: two peers of one address are not told apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Peer {
     /// For the operator: the node's or the BGPPeer's.
     pub name: String,
     pub peer_ip: IpAddr,
+    #[serde(default = "default_port")]
     pub port: u16,
     pub as_number: u32,
     /// What this side calls itself to this peer, where not the speaker's AS.
+    #[serde(default, rename = "localASNumber")]
     pub local_as_number: Option<u32>,
+    #[serde(default = "both")]
     pub families: Vec<Family>,
+    #[serde(default)]
     pub source_address: Option<IpAddr>,
+    #[serde(default)]
     pub password: Option<Password>,
+    #[serde(default)]
     pub keep_original_next_hop: bool,
+    #[serde(default = "default_restart_time", with = "super::duration")]
     pub max_restart_time: Duration,
+    #[serde(default, with = "super::duration::optional")]
     pub keepalive_time: Option<Duration>,
+    /// Seconds.
+    #[serde(default = "default_hold_time")]
     pub hold_time: u16,
+    #[serde(default, rename = "numAllowedLocalASNumbers")]
     pub num_allowed_local_as_numbers: u8,
     /// GTSM: the peer is at most so many hops away (RFC 5082).
+    #[serde(default)]
     pub ttl_security: Option<u8>,
+    #[serde(default)]
     pub filters: Vec<Filter>,
+    #[serde(default)]
     pub route_reflector_client: bool,
     /// Waits for the peer to connect.
+    #[serde(default)]
     pub passive: bool,
+    #[serde(default)]
     pub bfd: Option<Bfd>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+fn both() -> Vec<Family> {
+    Family::ALL.to_vec()
+}
+
+fn default_restart_time() -> Duration {
+    RESTART_TIME
+}
+
+fn default_hold_time() -> u16 {
+    HOLD_TIME
+}
+
+/// BFD where it is asked for, with BIRD's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Bfd {
+    #[serde(rename = "minTxInterval", with = "super::duration")]
     pub transmit: Duration,
+    #[serde(rename = "minRxInterval", with = "super::duration")]
     pub receive: Duration,
     pub multiplier: u8,
 }
@@ -76,7 +119,7 @@ impl Default for Bfd {
 }
 
 /// A key of TCP MD5 signatures. It is never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct Password(pub String);
 
 impl fmt::Debug for Password {
@@ -111,7 +154,7 @@ impl Peer {
             port: DEFAULT_PORT,
             as_number,
             local_as_number: None,
-            families: Family::ALL.to_vec(),
+            families: both(),
             source_address: None,
             password: None,
             keep_original_next_hop: false,

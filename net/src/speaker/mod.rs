@@ -7,6 +7,7 @@
 mod bfd;
 mod config;
 mod connection;
+mod duration;
 mod listen;
 pub mod mesh;
 mod peer;
