@@ -16,6 +16,7 @@ pub mod nftables;
 pub mod poll;
 pub mod process;
 pub mod selinux;
+pub mod socket;
 pub mod sysctl;
 
 #[cfg(test)]
