@@ -155,6 +155,10 @@ impl Iptables for Fake {
         let mut next = tables.clone();
         let mut table = String::new();
         for line in script.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = name.to_owned();
+                continue;
+            }
             let chains = next.entry((family, table.clone())).or_default();
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             let (chain, rule) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -171,7 +175,6 @@ impl Iptables for Fake {
                     }
                     drop(chains.remove(chain).ok_or_else(missing)?);
                 }
-                _ if line.starts_with('*') => table = line[1..].to_owned(),
                 _ if line.starts_with(':') => drop(chains.insert(word[1..].to_owned(), Vec::new())),
                 _ => return Err(refused(format!("what is {line:?}"))),
             }
@@ -209,7 +212,8 @@ mod tests {
     #[test]
     fn a_refusal_names_the_line() {
         let script = "*nat\n-A X -j NOSUCH\nCOMMIT\n";
-        let said = "iptables-restore v1.8.9 (nf_tables): Couldn't load target `NOSUCH'\n\nError occurred at line: 2\nTry";
+        let said =
+            "iptables-restore v1.8.9 (nf_tables): Couldn't load target `NOSUCH'\n\nError occurred at line: 2\nTry";
         assert!(reason(said, script).ends_with("`NOSUCH': -A X -j NOSUCH"));
         assert_eq!(reason("iptables-restore: line 3 failed", script), "iptables-restore: line 3 failed: COMMIT");
         assert_eq!(reason("", ""), "no reason given");
@@ -236,7 +240,10 @@ mod tests {
                         assert!(tables.chain(family, "filter", "TWO").unwrap().contains("-A TWO -j ONE"));
                         assert!(tables.chain(family, "filter", "THREE").is_err());
                         let refused = tables.restore(family, "*filter\n-A NONE -j ONE\nCOMMIT\n").unwrap_err();
-                        assert!(refused.to_string().contains("-A NONE -j ONE") || refused.to_string().contains("line"), "{refused}");
+                        assert!(
+                            refused.to_string().contains("-A NONE -j ONE") || refused.to_string().contains("line"),
+                            "{refused}"
+                        );
                     }
                 })
                 .unwrap();

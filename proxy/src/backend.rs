@@ -51,6 +51,12 @@ pub enum Error {
     Nftables(#[from] kernel::nftables::Error),
     #[error(transparent)]
     Iptables(#[from] kernel::iptables::Error),
+    #[error(transparent)]
+    Ipset(#[from] kernel::ipset::Error),
+    #[error(transparent)]
+    Ipvs(#[from] kernel::ipvs::Error),
+    #[error(transparent)]
+    Network(#[from] kernel::netlink::Error),
 }
 
 pub trait Backend: Send {
@@ -66,8 +72,8 @@ pub trait Backend: Send {
     /// The kernel's; what it holds then is not known.
     fn change(&mut self, facts: &Facts, changes: &[Change<'_>], hairpin: &Hairpin) -> Result<(), Error>;
 
-    /// Whether what was written is still there, as far as a glance tells.
-    fn stands(&self, facts: &Facts) -> bool;
+    /// Whether what was written is still there, as far as a glance tells. Asked now and then: the time for what can wait.
+    fn stands(&mut self, facts: &Facts) -> bool;
 
     /// Removes all that a proxy of this mode may have left, also one that ran long ago.
     ///

@@ -92,7 +92,7 @@ pub enum NodeAddresses {
 }
 
 /// What is for IPVS alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IpvsOptions {
     /// The kernel's name of a way to choose: rr, lc, sh, ...
     pub scheduler: String,
@@ -374,7 +374,10 @@ mod tests {
         );
         assert_eq!(config.read(&text).unwrap(), Some(vec!["192.0.2.0/24".to_owned()]));
         assert_eq!(config.local_mode, LocalMode::InterfaceNamePrefix("cali".into()));
-        assert_eq!((config.ipvs.scheduler.as_str(), config.ipvs.strict_arp, config.ipvs.exclude.len()), ("lc", true, 1));
+        assert_eq!(
+            (config.ipvs.scheduler.as_str(), config.ipvs.strict_arp, config.ipvs.exclude.len()),
+            ("lc", true, 1)
+        );
         assert!(config.masquerade_all);
         let error = config.read(&format!("{head}detectLocalMode: BridgeInterface\n")).unwrap_err();
         assert_eq!(error.to_string(), "detectLocal.bridgeInterface is missing");

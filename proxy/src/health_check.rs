@@ -73,7 +73,9 @@ impl HealthChecks {
 fn addresses(facts: &Facts) -> Vec<IpAddr> {
     match facts.node_ports {
         NodePorts::Listed => facts.node_ips.clone(),
-        NodePorts::Everywhere | NodePorts::Localhost => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        NodePorts::Everywhere | NodePorts::Localhost => {
+            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        }
     }
 }
 

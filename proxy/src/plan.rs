@@ -229,12 +229,7 @@ fn hinted(ready: &[&Endpoint], facts: &Facts) -> Option<Hint> {
     (all_zones && ours).then_some(Hint::Zone)
 }
 
-fn rules(
-    service: &Service,
-    port: &ServicePort,
-    pools: &Pools,
-    (facts, v4, id): (&Facts, bool, u64),
-) -> Vec<Rule> {
+fn rules(service: &Service, port: &ServicePort, pools: &Pools, (facts, v4, id): (&Facts, bool, u64)) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut rule = |front, from, action| rules.push(Rule { front, protocol: port.protocol, from, id, action });
     let balance = |pool: Pool, masquerade| {

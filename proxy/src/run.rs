@@ -17,9 +17,10 @@ use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use crate::backend::Backend;
-use crate::config::{Config, LocalMode, Mode, NodeAddresses, Options};
+use crate::config::{Config, IpvsOptions, LocalMode, Mode, NodeAddresses, Options};
 use crate::health_check::HealthChecks;
 use crate::iptables::Chains;
+use crate::ipvs::{self, Ports, Servers};
 use crate::metrics::Metrics;
 use crate::model::{Facts, NodePorts, PodSource};
 use crate::nftables::Tables;
@@ -98,8 +99,39 @@ fn backend(config: &Config) -> anyhow::Result<Box<dyn Backend>> {
     Ok(match config.mode {
         Mode::Nftables => Box::new(Tables::new(Box::new(Nft))),
         Mode::Iptables => Box::new(Chains::new(Box::new(Programs::of_machine().context("mode iptables")?))),
-        Mode::Ipvs => anyhow::bail!("ipvs"),
+        Mode::Ipvs => {
+            let ports = ipvs_ports(Programs::of_machine().context("mode ipvs")?).context("mode ipvs")?;
+            for (name, value) in ipvs_parameters(config) {
+                sysctl::write(name, value).context("mode ipvs")?;
+            }
+            Box::new(Servers::new(ports, config.ipvs.clone()))
+        }
     })
+}
+
+/// Opens what IPVS needs. Its parameters are there from then on.
+fn ipvs_ports(programs: Programs) -> anyhow::Result<Ports> {
+    Ok(Ports {
+        ipvs: Box::new(kernel::ipvs::Kernel::open()?),
+        network: Box::new(netlink::Kernel::open()?),
+        sets: Box::new(kernel::ipset::Program),
+        iptables: Box::new(programs),
+    })
+}
+
+fn ipvs_parameters(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let mut parameters = vec![
+        // Masquerade needs the flows tracked.
+        ("net/ipv4/vs/conntrack", "1"),
+        // A port that a client takes again must not go to an endpoint that is gone.
+        ("net/ipv4/vs/conn_reuse_mode", "0"),
+        ("net/ipv4/vs/expire_nodest_conn", "1"),
+        ("net/ipv4/vs/expire_quiescent_template", "1"),
+    ];
+    if config.ipvs.strict_arp {
+        parameters.extend([("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
+    }
+    parameters
 }
 
 /// Removes what proxies of other modes than `kept` left, or of all.
@@ -111,12 +143,19 @@ fn sweep(kept: Option<Mode>) -> anyhow::Result<()> {
             done => done.context("cannot remove the proxy's tables")?,
         }
     }
+    // Its rules hold its sets, so that all of them go with it.
+    let was_ipvs = kept != Some(Mode::Ipvs) && netlink::Kernel::open()?.link(ipvs::LINK)?.is_some();
     let used = match kept {
         Some(Mode::Iptables | Mode::Ipvs) => Some(Programs::of_machine().context("cannot learn which iptables")?.0),
         _ => None,
     };
-    for variant in [Variant::Legacy, Variant::Nft].into_iter().filter(|variant| Some(*variant) != used) {
+    for variant in [Variant::Legacy, Variant::Nft].into_iter().filter(|variant| was_ipvs || Some(*variant) != used) {
         Chains::new(Box::new(Programs(variant))).remove().context("cannot remove the proxy's chains")?;
+    }
+    if was_ipvs {
+        let ports = ipvs_ports(Programs::of_machine()?)?;
+        let removed = Servers::new(ports, IpvsOptions::default()).remove();
+        removed.context("cannot remove the proxy's virtual servers")?;
     }
     Ok(())
 }
@@ -171,9 +210,13 @@ fn node_ports(config: &Config) -> NodePorts {
 /// The node's primary addresses, or what of its interfaces lies in the configured ranges.
 fn node_ips(config: &Config, node: &NodeNews) -> Vec<IpAddr> {
     let NodeAddresses::In(ranges) = &config.node_port_addresses else { return node.ips.clone() };
-    match netlink::Kernel::open().and_then(|mut network| network.addresses()) {
-        Ok(addresses) => {
-            let ips = addresses.into_iter().map(|address| address.net.ip());
+    let look = |mut network: netlink::Kernel| {
+        let services = network.link(ipvs::LINK)?.map(|link| link.index);
+        Ok((network.addresses()?, services))
+    };
+    match netlink::Kernel::open().and_then(look) {
+        Ok((addresses, services)) => {
+            let ips = addresses.into_iter().filter(|a| Some(a.link) != services).map(|address| address.net.ip());
             let mut ips: Vec<IpAddr> =
                 ips.filter(|ip| !is_link_local(*ip) && ranges.iter().any(|range| range.contains(*ip))).collect();
             ips.sort();

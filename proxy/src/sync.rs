@@ -233,8 +233,8 @@ mod tests {
     use kernel::nftables::{self, Fake, Nftables};
 
     use super::*;
-    use crate::nftables::Tables;
     use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
+    use crate::nftables::Tables;
 
     /// A fake that the test keeps a hand on.
     struct Shared(Arc<Fake>);

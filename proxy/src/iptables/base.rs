@@ -87,7 +87,8 @@ pub fn chains(facts: &Facts, family: Family, local: &BTreeSet<IpAddr>) -> BTreeM
     let mut localnet = Vec::new();
     if (facts.node_ports, family) == (NodePorts::Localhost, Family::V4) {
         // With route_localnet neighbours could reach what listens on the loopback only.
-        localnet.push("! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".into());
+        localnet
+            .push("! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".into());
     }
     chain(Table::Filter, LOCALNET, localnet);
     chains

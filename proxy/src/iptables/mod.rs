@@ -8,7 +8,7 @@
 //!
 //! [`base`] writes what is always there, [`parts`] one Service's part.
 
-mod base;
+pub(crate) mod base;
 mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,14 +17,14 @@ use std::net::IpAddr;
 
 use base::{HAIRPIN, PREFIX, SERVICES};
 use kernel::iptables::{self, Iptables};
-use parts::{Parts, Shared, parts};
+use parts::{Parts, Shared, add_guard, parts};
 
 use crate::backend::{Backend, Change, Error, Family, Hairpin};
 use crate::model::{Facts, Name};
-use crate::plan::Plan;
+use crate::plan::{Guard, Plan};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Table {
+pub(crate) enum Table {
     Filter,
     Mangle,
     Nat,
@@ -42,7 +42,7 @@ impl Table {
     }
 }
 
-type Chain = (Table, String);
+pub(crate) type Chain = (Table, String);
 
 /// The mode `iptables`.
 pub struct Chains {
@@ -110,9 +110,13 @@ impl Script {
                 let _ = writeln!(body, ":{name} - [0:0]");
             }
             for ((_, name), rules) in self.written.iter().filter(|(chain, _)| own(chain)) {
-                rules.iter().for_each(|rule| drop(writeln!(body, "-A {name} {rule}")));
+                for rule in rules {
+                    let _ = writeln!(body, "-A {name} {rule}");
+                }
             }
-            singles.for_each(|line| drop(writeln!(body, "{line}")));
+            for line in singles {
+                let _ = writeln!(body, "{line}");
+            }
             for (_, name) in self.ended.iter().filter(own) {
                 let _ = writeln!(body, "-X {name}");
             }
@@ -124,7 +128,7 @@ impl Script {
     }
 }
 
-fn of_kernel(family: Family) -> iptables::Family {
+pub(crate) fn of_kernel(family: Family) -> iptables::Family {
     match family {
         Family::V4 => iptables::Family::V4,
         Family::V6 => iptables::Family::V6,
@@ -202,19 +206,7 @@ impl Backend for Chains {
         for family in Family::of(facts) {
             let held = self.held.entry(family).or_default();
             let written = whole((facts, family), plans, local, held);
-            let mut script = Script { written, ..Script::default() };
-            for table in Table::ALL {
-                let saved = self.programs.save(of_kernel(family), table.name())?;
-                let (chains, leads) = ours(&saved);
-                let old = chains.into_iter().map(|name| (table, name));
-                script.ended.extend(old.filter(|chain| !script.written.contains_key(chain)).collect::<Vec<_>>());
-                // Inserted in turn, so that the last one stands first.
-                let missing = base::jumps().into_iter().filter(|(of, from, rule)| {
-                    *of == table && !leads.iter().any(|line| *line == format!("-A {from} {rule}"))
-                });
-                script.singles.extend(missing.map(|(table, from, rule)| (table, format!("-I {from} {rule}"))));
-            }
-            self.programs.restore(of_kernel(family), &script.text())?;
+            write(self.programs.as_ref(), family, written)?;
         }
         Ok(())
     }
@@ -236,37 +228,88 @@ impl Backend for Chains {
         Ok(())
     }
 
-    fn stands(&self, facts: &Facts) -> bool {
-        let stands = |family: Family| {
-            base::jumps().iter().all(|(table, from, rule)| {
-                let rules = self.programs.chain(of_kernel(family), table.name(), from).unwrap_or_default();
-                rules.lines().any(|line| line == format!("-A {from} {rule}"))
-            })
-        };
-        Family::of(facts).into_iter().all(stands)
+    fn stands(&mut self, facts: &Facts) -> bool {
+        stands(self.programs.as_ref(), facts)
     }
 
     fn remove(&mut self) -> Result<(), Error> {
         self.held.clear();
-        for family in [Family::V4, Family::V6] {
-            for table in Table::ALL {
-                let saved = match self.programs.save(of_kernel(family), table.name()) {
-                    Ok(saved) => saved,
-                    Err(error) if error.is_absent() => return Ok(()),
-                    // A kernel without the table or the family has nothing of ours in it.
-                    Err(_) => continue,
-                };
-                let (chains, leads) = ours(&saved);
-                let singles = leads.iter().map(|line| (table, line.replacen("-A", "-D", 1))).collect();
-                let ended = chains.into_iter().map(|name| (table, name)).collect();
-                let script = Script { singles, ended, ..Script::default() }.text();
-                if !script.is_empty() {
-                    self.programs.restore(of_kernel(family), &script)?;
-                }
+        Ok(remove(self.programs.as_ref())?)
+    }
+}
+
+/// Makes a family's tables hold these chains, the jumps to them, and no other chain of ours.
+pub(crate) fn write(
+    programs: &dyn Iptables,
+    family: Family,
+    written: BTreeMap<Chain, Vec<String>>,
+) -> Result<(), iptables::Error> {
+    let mut script = Script { written, ..Script::default() };
+    for table in Table::ALL {
+        let saved = programs.save(of_kernel(family), table.name())?;
+        let (chains, leads) = ours(&saved);
+        let old = chains.into_iter().map(|name| (table, name));
+        script.ended.extend(old.filter(|chain| !script.written.contains_key(chain)).collect::<Vec<_>>());
+        // Inserted in turn, so that the last one stands first.
+        let missing = base::jumps()
+            .into_iter()
+            .filter(|(of, from, rule)| *of == table && !leads.iter().any(|line| *line == format!("-A {from} {rule}")));
+        script.singles.extend(missing.map(|(table, from, rule)| (table, format!("-I {from} {rule}"))));
+    }
+    programs.restore(of_kernel(family), &script.text())
+}
+
+/// A script that appends (`-A`) or deletes (`-D`) rules of chains in `nat`.
+pub(crate) fn singles(changes: &[(&str, &str, Vec<String>)]) -> String {
+    let lines = changes
+        .iter()
+        .flat_map(|(chain, verb, rules)| rules.iter().map(move |rule| (Table::Nat, format!("{verb} {chain} {rule}"))));
+    Script { singles: lines.collect(), ..Script::default() }.text()
+}
+
+/// Chains that keep load balancers' ports to some sources.
+pub(crate) fn guards(family: Family, guarded: &BTreeMap<Name, Vec<Guard>>) -> BTreeMap<Chain, Vec<String>> {
+    let (mut all, mut held) = (Parts::default(), Held::default());
+    for (name, guards) in guarded {
+        guards.iter().filter(|guard| family.has(guard.ip)).for_each(|guard| add_guard(&mut all, name, guard));
+    }
+    held.put(&all);
+    let mut written = all.owned;
+    written.insert(Shared::Guard.chain(), held.rules(Shared::Guard));
+    written
+}
+
+/// Whether all jumps are there.
+pub(crate) fn stands(programs: &dyn Iptables, facts: &Facts) -> bool {
+    let stands = |family: Family| {
+        base::jumps().iter().all(|(table, from, rule)| {
+            let rules = programs.chain(of_kernel(family), table.name(), from).unwrap_or_default();
+            rules.lines().any(|line| line == format!("-A {from} {rule}"))
+        })
+    };
+    Family::of(facts).into_iter().all(stands)
+}
+
+/// Removes the chains of ours in both families and the jumps to them.
+pub(crate) fn remove(programs: &dyn Iptables) -> Result<(), iptables::Error> {
+    for family in [Family::V4, Family::V6] {
+        for table in Table::ALL {
+            let saved = match programs.save(of_kernel(family), table.name()) {
+                Ok(saved) => saved,
+                Err(error) if error.is_absent() => return Ok(()),
+                // A kernel without the table or the family has nothing of ours in it.
+                Err(_) => continue,
+            };
+            let (chains, leads) = ours(&saved);
+            let singles = leads.iter().map(|line| (table, line.replacen("-A", "-D", 1))).collect();
+            let ended = chains.into_iter().map(|name| (table, name)).collect();
+            let script = Script { singles, ended, ..Script::default() }.text();
+            if !script.is_empty() {
+                programs.restore(of_kernel(family), &script)?;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -41,9 +41,10 @@ impl Shared {
 pub fn parts(name: &str, plan: &Plan, family: Family, facts: &Facts) -> Parts {
     let mut parts = Parts::default();
     for rule in plan.rules.iter().filter(|rule| rule.front.is_ipv4() == family.is_v4()) {
-        let outside = plan.rules.iter().find(|other| {
-            (other.front, other.protocol, other.from) == (rule.front, rule.protocol, From::Outside)
-        });
+        let outside = plan
+            .rules
+            .iter()
+            .find(|other| (other.front, other.protocol, other.from) == (rule.front, rule.protocol, From::Outside));
         if rule.from == From::Anyone {
             add_front(&mut parts, name, (rule, outside), (family, facts));
         }
@@ -142,7 +143,7 @@ fn draw(rule: &Rule, endpoints: &[SocketAddr], affinity: Option<u32>) -> Vec<Str
     rules
 }
 
-fn add_guard(parts: &mut Parts, name: &str, guard: &Guard) {
+pub fn add_guard(parts: &mut Parts, name: &str, guard: &Guard) {
     let front = condition(Front::Vip(guard.ip, guard.port), guard.protocol);
     let chain = format!("BOSUN-GRD-{:016X}", hash(front.bytes()));
     parts.shared.insert((Shared::Guard, format!("{front} {name}")), vec![format!("{front} -j {chain}")]);

@@ -73,7 +73,7 @@ impl Backend for Tables {
         Ok(())
     }
 
-    fn stands(&self, facts: &Facts) -> bool {
+    fn stands(&mut self, facts: &Facts) -> bool {
         let stands = |family: &Family| self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok();
         Family::of(facts).iter().all(stands)
     }
