@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod conntrack;
 pub mod exec;
 pub mod fifo;
+pub mod iptables;
 pub mod mount;
 pub mod namespaces;
 pub mod netlink;

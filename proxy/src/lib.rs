@@ -3,7 +3,10 @@
 //! [`watch`] feeds [`model`]; [`plan`] decides where packets go; [`mod@nftables`] writes that down; [`sync`] brings the
 //! kernel from one plan to the next and ends [`stale`] flows; [`run`] is the daemon around it.
 
+pub mod backend;
 mod config;
+mod health_check;
+pub mod iptables;
 mod metrics;
 pub mod model;
 pub mod nftables;

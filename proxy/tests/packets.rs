@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use kernel::netlink::{Address, Kernel, LinkChange, Network, Route, VethEnd};
 use kernel::netns::Netns;
 use kernel::nftables::{Nft, Nftables};
+use proxy::nftables::Tables;
 use kernel::{conntrack, sysctl};
-use proxy::model::{Endpoint, Facts, Protocol, Service, ServicePort, Slice, SlicePort};
+use proxy::model::{Endpoint, Facts, PodSource, Protocol, Service, ServicePort, Slice, SlicePort};
 use proxy::sync::{Change, Proxier, Step};
 
 const VIP: &str = "10.96.0.10";
@@ -58,7 +59,7 @@ fn facts() -> Facts {
     Facts {
         node: "n1".into(),
         node_ips: vec![ip(NODE)],
-        pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        pods: vec![PodSource::Range("10.244.0.0/16".parse().unwrap())],
         ..Facts::default()
     }
 }
@@ -83,7 +84,7 @@ impl Bed {
                 let link = network.link("client").unwrap().unwrap().index;
                 let any = "0.0.0.0/0".parse().unwrap();
                 network.add_route(&Route::new(any, Some(ip(CLIENT)), link)).unwrap();
-                Proxier::new(facts(), Box::new(Nft), Some(Box::new(conntrack::Kernel::open().unwrap())))
+                Proxier::new(facts(), Box::new(Tables::new(Box::new(Nft))), Some(Box::new(conntrack::Kernel::open().unwrap())))
             })
             .unwrap();
         let bed = Self { node, client, pods: [one, two], proxier };
@@ -280,7 +281,7 @@ fn a_new_process_takes_over_and_connections_go_on() {
     bed.say(changes());
     let mut stream = bed.client.run(|| TcpStream::connect(format!("{VIP}:90")).unwrap()).unwrap();
     let (mut other, _) = listener.accept().unwrap();
-    bed.proxier = bed.node.run(|| Proxier::new(facts(), Box::new(Nft), None)).unwrap();
+    bed.proxier = bed.node.run(|| Proxier::new(facts(), Box::new(Tables::new(Box::new(Nft))), None)).unwrap();
     bed.say(changes());
     stream.write_all(b"still").unwrap();
     let mut buffer = [0; 5];
