@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod bridge;
+mod firewall;
 mod host_device;
 mod host_local;
 mod interface;
@@ -19,7 +20,7 @@ mod tuning;
 mod veth;
 
 /// Each plugin by the name under which it is installed.
-pub const PLUGINS: [(&str, &dyn skel::Plugin); 14] = [
+pub const PLUGINS: [(&str, &dyn skel::Plugin); 15] = [
     ("loopback", &loopback::Loopback),
     ("bridge", &bridge::Bridge),
     ("ptp", &ptp::Ptp),
@@ -32,6 +33,7 @@ pub const PLUGINS: [(&str, &dyn skel::Plugin); 14] = [
     ("static", &static_addresses::Static),
     ("portmap", &portmap::Portmap),
     ("bandwidth", &bandwidth::Bandwidth),
+    ("firewall", &firewall::Firewall),
     ("tuning", &tuning::Tuning),
     ("sbr", &sbr::Sbr),
 ];
