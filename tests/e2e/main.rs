@@ -36,6 +36,7 @@ const SHARED: &[(&str, Story)] = &[
     ("objects-delete", objects::delete),
     ("objects-explain", objects::explain),
     ("objects-tokens", objects::tokens),
+    ("objects-network-policy", objects::network_policy),
     ("objects-bad-input", objects::bad_input),
     ("workloads-rollout", workloads::rollout),
     ("workloads-scale", workloads::scale),
