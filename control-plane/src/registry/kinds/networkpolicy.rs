@@ -1,7 +1,5 @@
 //! NetworkPolicies.
 
-use std::net::IpAddr;
-
 use api::status::FieldError;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -132,13 +130,13 @@ fn ip_block(path: &str, block: &Value) -> Vec<FieldError> {
     let field = format!("{path}.cidr");
     let cidr = match text(block, "/cidr") {
         "" => return vec![FieldError::required(field, "")],
-        cidr => network(&field, cidr),
+        cidr => check::cidr(&field, cidr),
     };
     let mut errors = Vec::new();
     let cidr = cidr.map_err(|error| errors.push(error)).ok();
     for (i, except) in list(block, "/except").iter().enumerate() {
         let (field, except) = (format!("{path}.except[{i}]"), except.as_str().unwrap_or_default());
-        match (network(&field, except), cidr) {
+        match (check::cidr(&field, except), cidr) {
             (Err(error), _) => errors.push(error),
             (Ok(part), Some(whole)) if !is_within(part, whole) => {
                 errors.push(FieldError::invalid(field, except, "must be a strict subset of `cidr`"));
@@ -147,34 +145,6 @@ fn ip_block(path: &str, block: &Value) -> Vec<FieldError> {
         }
     }
     errors
-}
-
-/// A network in the one way to write it: upstream's strict validation of addresses, the default of 1.37.
-fn network(field: &str, text: &str) -> Result<IpNetwork, FieldError> {
-    let wrong = |why: &str| FieldError::invalid(field, text, why);
-    let shape = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-    let (address, length) = text.split_once('/').ok_or_else(|| wrong(shape))?;
-    let digits = !length.is_empty() && length.chars().all(|c| c.is_ascii_digit());
-    let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(wrong(if digits && has_leading_zeros(address) { LEADING_ZEROS } else { shape }));
-    };
-    let prefix = length.parse().ok().filter(|_| digits).ok_or_else(|| wrong(shape))?;
-    let network = IpNetwork::new(address, prefix).map_err(|_| wrong(shape))?;
-    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    match () {
-        () if length.len() > 1 && length.starts_with('0') => Err(wrong(LEADING_ZEROS)),
-        () if mapped => Err(wrong("must not have an IPv4-mapped IPv6 address")),
-        () if network.network() != address => Err(wrong("must not have bits set beyond the prefix length")),
-        () => Ok(network),
-    }
-}
-
-const LEADING_ZEROS: &str = "must not have leading 0s in IP or prefix length";
-
-/// Whether an IPv4 address would be one without the zeros in front of its numbers.
-fn has_leading_zeros(address: &str) -> bool {
-    let numbers: Option<Vec<u8>> = address.split('.').map(|part| part.parse().ok()).collect();
-    numbers.is_some_and(|numbers| numbers.len() == 4)
 }
 
 fn is_within(part: IpNetwork, whole: IpNetwork) -> bool {
@@ -258,6 +228,7 @@ mod tests {
         ]}]}));
         let path = "spec.egress[0].to";
         let shape = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        let zeros = "must not have leading 0s in IP or prefix length";
         let subset = "must be a strict subset of `cidr`";
         assert_eq!(
             wrong,
@@ -274,8 +245,8 @@ mod tests {
                     "{path}[5].ipBlock.cidr: Invalid value: \"10.0.0.1/8\": must not have bits set beyond the prefix \
                      length"
                 ),
-                format!("{path}[6].ipBlock.cidr: Invalid value: \"010.0.0.0/8\": {LEADING_ZEROS}"),
-                format!("{path}[7].ipBlock.cidr: Invalid value: \"10.0.0.0/08\": {LEADING_ZEROS}"),
+                format!("{path}[6].ipBlock.cidr: Invalid value: \"010.0.0.0/8\": {zeros}"),
+                format!("{path}[7].ipBlock.cidr: Invalid value: \"10.0.0.0/08\": {zeros}"),
                 format!(
                     "{path}[8].ipBlock.cidr: Invalid value: \"::ffff:10.0.0.0/104\": must not have an IPv4-mapped \
                      IPv6 address"
