@@ -1,4 +1,13 @@
 //! NetworkPolicies in nftables.
+//!
+//! [`model`] is what the API says, [`decide`] what follows from it for one packet. [`plan`] makes [`rules`] and sets of
+//! it, which [`table`] writes in nft's words, step by step.
+
+pub mod decide;
+pub mod model;
+pub mod plan;
+pub mod rules;
+pub mod table;
 
 use std::sync::Arc;
 
