@@ -6,6 +6,7 @@ mod ipam;
 mod listing;
 mod loopback;
 mod masquerade;
+mod policy;
 mod portmap;
 mod skel;
 
@@ -13,10 +14,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Each plugin by the name under which it is installed.
-const PLUGINS: [(&str, &dyn skel::Plugin); 4] = [
+const PLUGINS: [(&str, &dyn skel::Plugin); 5] = [
     ("loopback", &loopback::Loopback),
     ("bridge", &bridge::Bridge),
     ("host-local", &host_local::HostLocal),
+    ("policy", &policy::Policy),
     ("portmap", &portmap::Portmap),
 ];
 

@@ -190,8 +190,14 @@ pub struct Allow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// Pods; without a namespace selector those of the policy's own namespace.
-    Pods { namespaces: Option<Selector>, pods: Selector },
-    Block { net: IpNetwork, except: Vec<IpNetwork> },
+    Pods {
+        namespaces: Option<Selector>,
+        pods: Selector,
+    },
+    Block {
+        net: IpNetwork,
+        except: Vec<IpNetwork>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +239,10 @@ impl Policy {
         };
         let rule = |at: usize, way: &str, peers, ports, errors: &mut _| {
             let field = format!("spec.{way}[{at}]");
-            Allow { peers: read_peers(peers, &format!("{field}.{}", side(way)), errors), ports: read_ports(ports, &format!("{field}.ports"), errors) }
+            Allow {
+                peers: read_peers(peers, &format!("{field}.{}", side(way)), errors),
+                ports: read_ports(ports, &format!("{field}.ports"), errors),
+            }
         };
         let ingress = speaks("Ingress", true).then(|| {
             let rules = spec.ingress.iter().flatten().enumerate();
@@ -376,6 +385,12 @@ impl Attached {
             }
         }
         self.by_address.retain(|_, owner| **owner != *link);
+        // Whose address the link had taken has it again.
+        for other in self.links.values() {
+            for ip in other.addresses.iter().filter(|ip| old.addresses.contains(ip)) {
+                self.by_address.entry(*ip).or_insert_with(|| other.link.clone());
+            }
+        }
     }
 
     pub fn insert(&mut self, new: Attachment) {
@@ -412,6 +427,7 @@ impl Model {
         };
         let said = pod.ips.iter().filter(|ip| self.attached.owner(ip).is_none_or(its));
         let told = self.attached.of(name).filter(|attachment| its(attachment)).flat_map(|a| a.addresses.iter());
+        let told = told.filter(|ip| self.attached.owner(ip).is_none_or(its));
         let mut own: Vec<IpAddr> = said.chain(told).copied().collect();
         own.sort_unstable();
         own.dedup();

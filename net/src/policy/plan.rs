@@ -74,6 +74,8 @@ struct Target {
 struct PodChain {
     name: Arc<str>,
     counter: Arc<str>,
+    /// What the counter counts.
+    counted: String,
     comment: String,
     lines: Vec<String>,
     policies: Vec<Arc<Chain>>,
@@ -95,6 +97,13 @@ impl Planner {
 
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The policies that an isolated pod's chain leads through.
+    #[cfg(test)]
+    pub fn chains_of(&self, name: &str) -> Vec<Arc<Chain>> {
+        let mut all = self.targets.values().flat_map(|target| &target.chains);
+        all.find(|chain| *chain.name == *name).map(|chain| chain.policies.clone()).unwrap_or_default()
     }
 
     /// Takes a change into the model. `false` where it changes nothing.
@@ -234,8 +243,7 @@ impl Planner {
         let Some(pod) = self.model.pods.get(name).filter(|pod| pod.node == self.node) else { return target };
         let addresses = self.model.addresses(name, pod);
         let selects = |(_, policy): &(&Name, &Policy)| pod.labels.match_by(&policy.pods);
-        let policies: Vec<(&Name, &Policy)> =
-            within(&self.model.policies, &name.namespace).filter(selects).collect();
+        let policies: Vec<(&Name, &Policy)> = within(&self.model.policies, &name.namespace).filter(selects).collect();
         for way in [Way::Ingress, Way::Egress] {
             let isolating: Vec<&Name> =
                 policies.iter().filter(|(_, policy)| way.of(policy).is_some()).map(|(name, _)| *name).collect();
@@ -254,12 +262,20 @@ impl Planner {
                 let chains = isolating.iter().flat_map(|policy| {
                     let text = self.model.policies.get(policy);
                     let compiled = self.compiled.entry((*policy).clone()).or_insert_with(|| compile_all(policy, text));
-                    compiled.iter().filter(|chain| (chain.way, chain.family) == (way, family)).cloned().collect::<Vec<_>>()
+                    compiled
+                        .iter()
+                        .filter(|chain| (chain.way, chain.family) == (way, family))
+                        .cloned()
+                        .collect::<Vec<_>>()
                 });
                 let chain = pod_chain(name, (way, family), &isolating, chains.collect());
                 for ip in own {
                     let d = family.digit();
-                    target.elements.push((format!("{}{d}", way.name()).into(), Element::Address(ip), Some(chain.name.clone())));
+                    target.elements.push((
+                        format!("{}{d}", way.name()).into(),
+                        Element::Address(ip),
+                        Some(chain.name.clone()),
+                    ));
                     target.elements.push((format!("self{d}").into(), Element::Itself(ip), None));
                 }
                 target.chains.push(chain);
@@ -270,7 +286,7 @@ impl Planner {
 
     fn take(&mut self, target: &Target) {
         for chain in &target.chains {
-            self.table.hold_counter(&chain.counter, || chain.comment.clone());
+            self.table.hold_counter(&chain.counter, || chain.counted.clone());
             let fresh = self.table.hold_chain(&chain.name, || (chain.comment.clone(), chain.lines.clone()));
             if fresh {
                 chain.policies.iter().for_each(|policy| self.take_policy(policy));
@@ -435,7 +451,8 @@ fn pod_chain(name: &Name, (way, family): (Way, Family), isolating: &[&Name], pol
     let jumps = policies.iter().map(|policy| format!("jump {}", policy.name));
     let lines: Vec<String> = jumps.chain([format!("counter name {counter} drop comment \"{reason}\"")]).collect();
     let chain = format!("{words}{}-{}", family.digit(), short(&format!("{name} {}", lines.join("\n"))));
-    PodChain { name: chain.into(), counter, comment: clip(&name.to_string()), lines, policies }
+    let counted = clip(&format!("{words} of {name}"));
+    PodChain { name: chain.into(), counter, counted, comment: clip(&name.to_string()), lines, policies }
 }
 
 /// A text as a comment. The API's names need no more than this; nothing else gets out of the quotes.

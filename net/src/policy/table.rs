@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::model::Protocol;
-use super::rules::{Family, short};
+use super::rules::short;
 
 pub const TABLE: &str = "bosun-policy";
 
@@ -133,7 +133,9 @@ impl Table {
         // Should it come again in the same step, the kernel has these elements still.
         let elements = self.sets.remove(name).map(|set| set.elements).unwrap_or_default();
         let touched = self.touched.elements.entry(name.clone()).or_default();
-        elements.into_iter().for_each(|(element, mut held)| drop(touched.entry(element).or_insert(Some(held.values.pop()))));
+        elements.into_iter().for_each(|(element, mut held)| {
+            touched.entry(element).or_insert(Some(held.values.pop()));
+        });
         self.touched.sets.entry(name.clone()).or_insert(true);
         true
     }
@@ -291,8 +293,11 @@ impl Table {
                 let _ = writeln!(script, "{verb} chain inet {TABLE} {name}");
             });
         }
-        edits.sets.1.iter().for_each(|name| drop(writeln!(script, "delete set inet {TABLE} {name}")));
-        edits.counters.1.iter().for_each(|name| drop(writeln!(script, "delete counter inet {TABLE} {name}")));
+        for (kind, names) in [("set", &edits.sets.1), ("counter", &edits.counters.1)] {
+            names.iter().for_each(|name| {
+                let _ = writeln!(script, "delete {kind} inet {TABLE} {name}");
+            });
+        }
         script
     }
 
@@ -377,6 +382,25 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// The table with nothing in it.
+    #[cfg(test)]
+    pub fn bare() -> Self {
+        let sets = FRAME.iter().map(|(name, ..)| ((*name).to_owned(), HashMap::new())).collect();
+        Self { sets, chains: [frame_name()].into(), counters: BTreeSet::new() }
+    }
+
+    /// This one of family inet beside that of family bridge. `None` where they do not hold the same.
+    pub fn beside(mut self, bridge: Self) -> Option<Self> {
+        for (name, elements) in bridge.sets {
+            match self.sets.get(&name) {
+                Some(own) if *own == elements => {}
+                Some(_) => return None,
+                None => drop(self.sets.insert(name, elements)),
+            }
+        }
+        Some(self)
+    }
+
     pub fn read(text: &str) -> Self {
         let mut listing = Self::default();
         let mut set: Option<String> = None;
@@ -411,6 +435,22 @@ impl Listing {
         }
         listing
     }
+}
+
+/// Packets of each counter that a listing shows, by its comment, or its name where it has none.
+pub fn read_counters(text: &str) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    let mut who = String::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("counter ").and_then(|rest| rest.strip_suffix(" {")) {
+            who = name.to_owned();
+        } else if let Some(comment) = line.strip_prefix("comment \"").and_then(|rest| rest.strip_suffix('"')) {
+            who = comment.to_owned();
+        } else if let Some(packets) = line.strip_prefix("packets ").and_then(|rest| rest.split(' ').next()) {
+            *counters.entry(who.clone()).or_default() += packets.parse::<u64>().unwrap_or_default();
+        }
+    }
+    counters
 }
 
 fn read_elements(text: &str) -> impl Iterator<Item = (String, String)> {
