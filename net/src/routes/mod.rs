@@ -5,10 +5,12 @@
 //! that starts finds its own by the routes' protocol, the links' alias and the table's name, and changes nothing that
 //! is right.
 
+mod advertise;
 mod conflist;
 mod diff;
 mod events;
 mod fabric;
+mod learned;
 mod model;
 mod plan;
 mod report;

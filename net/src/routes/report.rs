@@ -80,13 +80,13 @@ mod tests {
             wrapped_to: None,
             way,
         };
-        let mut wrapped = row("10.244.3.0/24", "c", Ok(BTreeSet::from([hop("10.244.3.0", "flannel.1")])));
+        let mut wrapped = row("10.244.3.0/24", "c", Ok(BTreeSet::from([hop("10.244.3.0", "flannel.1")]).into()));
         wrapped.wrapped_to = Some("198.51.100.3".parse().unwrap());
         let problem = Problem::NotOnLink("d".into(), "203.0.113.4".parse().unwrap());
         let report = Report {
             mode: Some(Mode::VxlanCrossSubnet),
             rows: vec![
-                row("10.244.2.0/24", "b", Ok(BTreeSet::from([hop("192.0.2.2", "eth0"), hop("192.0.2.3", "eth0")]))),
+                row("10.244.2.0/24", "b", Ok(BTreeSet::from([hop("192.0.2.2", "eth0"), hop("192.0.2.3", "eth0")]).into())),
                 wrapped,
                 row("10.244.4.0/24", "d", Err(problem)),
             ],

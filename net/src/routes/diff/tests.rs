@@ -14,9 +14,9 @@ fn between(is: &State, shall: &State) -> Vec<String> {
         Action::DeleteForwarding(name, mac, _) => format!("no forwarding {mac} {name}"),
         Action::SetNeighbour(name, address, mac) => format!("neighbour {address} {mac} {name}"),
         Action::DeleteNeighbour(name, address, _) => format!("no neighbour {address} {name}"),
-        Action::SetRoute(prefix, route) if route.hops.is_empty() => format!("hole {prefix}"),
-        Action::SetRoute(prefix, _) => format!("route {prefix}"),
-        Action::DeleteRoute(prefix, _) => format!("no route {prefix}"),
+        Action::SetRoute(prefix, _, hops) if hops.is_empty() => format!("hole {prefix}"),
+        Action::SetRoute(prefix, ..) => format!("route {prefix}"),
+        Action::DeleteRoute(prefix, ..) => format!("no route {prefix}"),
         Action::ChangeRules(script, _) => script.trim_end().replace('\n', "; "),
         Action::WriteRules(_) => "rules".into(),
     };
