@@ -13,6 +13,7 @@ mod guest;
 mod layers;
 mod nodes;
 mod objects;
+mod proxy;
 mod registry;
 mod services;
 mod soak;
@@ -89,6 +90,9 @@ const ALONE: &[(&str, fn())] = &[
     ("upstream-node", upstream::node),
     ("upstream-cri", upstream::cri),
     ("cri-cgroup2", guest::cri_cgroup2),
+    ("proxy-nftables", proxy::nftables),
+    ("proxy-iptables-nft", proxy::iptables_nft),
+    ("proxy-iptables-legacy", proxy::iptables_legacy),
 ];
 
 fn main() -> ExitCode {

@@ -188,6 +188,8 @@ pub trait Network {
     /// `None` where no link has that name.
     fn link(&mut self, name: &str) -> Result<Option<Link>>;
     fn add_bridge(&mut self, name: &str, mtu: Option<u32>) -> Result<()>;
+    /// A link that leads nowhere and can hold addresses.
+    fn add_dummy(&mut self, name: &str) -> Result<()>;
     /// Makes both ends at once, down and without alias (the kernel takes neither here), `peer` straight in the namespace that `peer_netns` is open on (or in this one).
     fn add_veth(
         &mut self,

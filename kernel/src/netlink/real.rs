@@ -99,6 +99,13 @@ impl Network for Kernel {
         self.0.act(NEWLINK, CREATE, &message).map_err(failed("add", || format!("bridge {name}")))
     }
 
+    fn add_dummy(&mut self, name: &str) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
+        self.0.act(NEWLINK, CREATE, &message).map_err(failed("add", || format!("dummy {name}")))
+    }
+
     fn add_veth(
         &mut self,
         end: VethEnd<'_>,

@@ -1,6 +1,7 @@
 //! The measurements behind `hack/bench`. Each prints one line of JSON; the script sets ours beside the peer's.
 
 mod api;
+mod bgp;
 mod cri;
 mod figures;
 mod memory;
@@ -104,6 +105,17 @@ enum Measurement {
         #[arg(long, default_value_t = 250)]
         list_at: usize,
     },
+    /// A BGP speaker between a feeder and a sink of many routes; each figure is the median of all rounds.
+    Bgp {
+        #[arg(long)]
+        side: bgp::Side,
+        #[arg(long)]
+        routes: u32,
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// The speaker of `bgp --side bosun`.
+    BgpSpeaker,
     /// Writes the images that bosun carries into `folder`, for a node that is not bosun's.
     Archives { folder: PathBuf },
     /// Proportional set size of every process in the PID namespace of `pid`, by program, in MB.
@@ -134,6 +146,8 @@ fn main() -> anyhow::Result<()> {
             let load = cri::Load { image, cgroup_parent, logs, pids, singles, together, memory_at, list_at };
             runtime.block_on(cri::measure(&socket, &load))?
         }
+        Measurement::Bgp { side, routes, rounds } => bgp::rounds(side, routes, rounds)?,
+        Measurement::BgpSpeaker => runtime.block_on(bgp::speaker())?,
         Measurement::Archives { folder } => {
             std::fs::write(folder.join("pause.tar"), images::pause_archive())?;
             std::fs::write(folder.join("echo.tar"), images::echo_archive())?;
