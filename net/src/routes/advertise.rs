@@ -45,7 +45,8 @@ impl Service {
         let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
         // Mode Proxy is an address that leads elsewhere than to nodes.
         let of_nodes = |ingress: &&core::LoadBalancerIngress| ingress.ip_mode.as_deref().unwrap_or("VIP") == "VIP";
-        let ips = ingress.into_iter().flatten().filter(of_nodes).filter_map(|ingress| ingress.ip.as_ref()?.parse().ok());
+        let ips =
+            ingress.into_iter().flatten().filter(of_nodes).filter_map(|ingress| ingress.ip.as_ref()?.parse().ok());
         let read = Self {
             cluster: parse(&spec.cluster_ips),
             external: parse(&spec.external_ips),
@@ -59,7 +60,7 @@ impl Service {
 
 /// Whether an endpoint of the slice is ready on the node.
 pub fn has_endpoint(slice: &discovery::EndpointSlice, node: &str) -> bool {
-    slice.endpoints.iter().any(|endpoint| {
+    slice.endpoints.iter().flatten().any(|endpoint| {
         let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
         ready && endpoint.node_name.as_deref() == Some(node)
     })
@@ -138,7 +139,8 @@ mod tests {
         assert_eq!(told(&cluster, true, false), everywhere);
         let local = service("Local", "Cluster");
         assert_eq!(told(&local, false, false), "10.96.0.0/16 10.244.1.0/24 fd00:96::/112");
-        let here = "10.96.0.0/16 10.96.0.7/32 10.244.1.0/24 198.51.100.7/32 203.0.113.7/32 fd00:96::/112 fd00:96::7/128";
+        let here =
+            "10.96.0.0/16 10.96.0.7/32 10.244.1.0/24 198.51.100.7/32 203.0.113.7/32 fd00:96::/112 fd00:96::7/128";
         assert_eq!(told(&local, true, false), here);
         assert_eq!(told(&service("Cluster", "Local"), false, false), everywhere);
         assert_eq!(told(&service("Cluster", "Local"), true, false), here);

@@ -108,12 +108,14 @@ mod tests {
             actions.iter().for_each(|action| apply(action, &mut known));
             actions
         };
-        let many: Vec<Change> =
-            (0..1000_u32).map(|n| (net(&format!("10.{}.{}.0/24", n / 250, n % 250)), path(&["192.0.2.2"], 0))).collect();
+        let many: Vec<Change> = (0..1000_u32)
+            .map(|n| (net(&format!("10.{}.{}.0/24", n / 250, n % 250)), path(&["192.0.2.2"], 0)))
+            .collect();
         assert_eq!(step(&many).len(), 1000);
         assert_eq!(step(&many), []);
         let one = net("10.1.7.0/24");
-        let set = |action: &Action| matches!(action, Action::SetRoute(prefix, 0, hops) if *prefix == one && hops.len() == 2);
+        let set =
+            |action: &Action| matches!(action, Action::SetRoute(prefix, 0, hops) if *prefix == one && hops.len() == 2);
         let two = step(&[(one, path(&["192.0.2.2", "192.0.2.3"], 0))]);
         assert!(two.len() == 1 && set(&two[0]), "{two:?}");
         // Another metric is another route; the old one goes when the new one stands.
@@ -122,7 +124,10 @@ mod tests {
             matches!(&moved[..], [Action::SetRoute(_, 50, _), Action::DeleteRoute(_, 0, _)]),
             "the last word counts: {moved:?}"
         );
-        assert!(matches!(&step(&[(one, path(&["203.0.113.1"], 50))])[..], [Action::DeleteRoute(_, 50, _)]), "no link to it");
+        assert!(
+            matches!(&step(&[(one, path(&["203.0.113.1"], 50))])[..], [Action::DeleteRoute(_, 50, _)]),
+            "no link to it"
+        );
         assert_eq!(step(&[(one, None), (own[0], path(&["192.0.2.2"], 0))]), []);
     }
 

@@ -127,7 +127,8 @@ pub async fn start(config: Config, restarting: bool) -> Result<(Handle, mpsc::Re
     let (events, receiver) = mpsc::channel(16);
     let mut tasks = JoinSet::new();
     tasks.spawn(hand_on(Arc::clone(&shared), events));
-    let mut handle = Handle { shared, config: Config { peers: Vec::new(), ..config.clone() }, next_id: 1, listeners, tasks };
+    let mut handle =
+        Handle { shared, config: Config { peers: Vec::new(), ..config.clone() }, next_id: 1, listeners, tasks };
     handle.listeners.serve(&handle.shared, &mut handle.tasks);
     for peer in config.peers {
         handle.add(peer);

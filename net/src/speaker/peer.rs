@@ -183,7 +183,8 @@ impl Task {
 
     fn up(&mut self, side: Side, negotiated: Box<Negotiated>) {
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let local_address = self.connections[side as usize].as_ref().and_then(Connection::local_address).unwrap_or(nowhere);
+        let local_address =
+            self.connections[side as usize].as_ref().and_then(Connection::local_address).unwrap_or(nowhere);
         tracing::info!("peer {}: session established", self.config.name);
         let live = Live { negotiated: (*negotiated).clone(), peer_address: self.config.peer_ip, local_address };
         lock(&self.shared.rib).up(self.id, live);
@@ -199,7 +200,8 @@ impl Task {
         tracing::warn!("peer {}: session ended: {}", self.config.name, down.reason);
         let restart = self.established.take().and_then(|(_, negotiated)| negotiated.restart);
         let restart = restart.filter(|restart| down.graceful && !restart.families.is_empty());
-        let kept: Vec<_> = restart.iter().flat_map(|restart| restart.families.iter().map(|(family, _)| *family)).collect();
+        let kept: Vec<_> =
+            restart.iter().flat_map(|restart| restart.families.iter().map(|(family, _)| *family)).collect();
         lock(&self.shared.rib).down(self.id, &kept);
         self.stale_until = restart.map(|restart| Instant::now() + Duration::from_secs(restart.time.into()));
         self.shared.wake_all();
@@ -285,7 +287,10 @@ impl Task {
     fn ask_anew(&mut self) {
         let Some((side, negotiated)) = self.established.clone() else { return };
         if !negotiated.route_refresh {
-            tracing::warn!("peer {}: cannot be asked for its routes anew; its next session has the filters", self.config.name);
+            tracing::warn!(
+                "peer {}: cannot be asked for its routes anew; its next session has the filters",
+                self.config.name
+            );
             return;
         }
         negotiated.families.iter().for_each(|family| self.send(side, &Message::RouteRefresh(*family)));
@@ -306,7 +311,8 @@ impl Task {
             self.report.since = Instant::now();
         }
         if state != State::Established {
-            self.report.last_error = self.session.last_error().map(ToString::to_string).or(self.report.last_error.take());
+            self.report.last_error =
+                self.session.last_error().map(ToString::to_string).or(self.report.last_error.take());
         }
         self.report.stale_until = self.stale_until;
         lock(&self.shared.reports).insert(self.id, self.report.clone());

@@ -16,7 +16,7 @@ pub fn nodes() -> BTreeMap<String, Node> {
             ],
             tunnel_v4: end(four),
             tunnel_v6: end(six),
-            annotations: BTreeMap::new(),
+            ..Node::default()
         }
     };
     BTreeMap::from([
