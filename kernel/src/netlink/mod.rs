@@ -3,9 +3,15 @@
 //! [`Network`] is what a part asks for; [`Route`] and the others are plain values in its terms. [`Kernel`] is the
 //! real one, bound to the namespace in which it was opened; [`fake::Fake`] holds the same state in memory.
 
+mod attributes;
+mod detection;
 pub mod fake;
 mod fib;
+mod kinds;
+mod ports;
+mod queueing;
 mod real;
+mod rules;
 pub(crate) mod socket;
 mod statistics;
 mod vxlan;
@@ -15,9 +21,14 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+pub use detection::Detection;
 pub use fib::{FibRoute, Hop};
 pub use ipnetwork::IpNetwork;
+pub use kinds::{Details, IpvlanMode, Kind, MacvlanMode, NewLink};
+pub use ports::PortVlan;
+pub use queueing::TokenBucket;
 pub use real::Kernel;
+pub use rules::Rule;
 pub use statistics::LinkStatistics;
 pub use vxlan::{ForwardingEntry, Vxlan};
 pub use watch::{Change, Watch};
