@@ -136,7 +136,7 @@ impl Worker {
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let done = match need {
-                        Need::Learned => self.learn().await,
+                        Need::Learned if self.knows() => self.learn().await,
                         _ => self.sync().await,
                     };
                     (due, need) = if done { (None, Need::Nothing) } else { (Some(Instant::now() + AGAIN), Need::All) };
@@ -149,6 +149,10 @@ impl Worker {
                 need = need.max(more);
             }
         }
+    }
+
+    fn knows(&self) -> bool {
+        self.hands.as_ref().is_some_and(|hands| hands.known.is_some())
     }
 
     /// Takes news into the model.
