@@ -67,6 +67,8 @@ pub fn modes(kubectl: &Kubectl<'_>) {
             assert_eq!(peers.matches("Established").count(), 2, "{peers}");
         }
     }
+    let has = "jsonpath={.items[*].status.conditions[?(@.type=='NetworkUnavailable')].status}";
+    assert_eq!(kubectl.run(&["get", "nodes", "-o", has]), "False False False");
     let left = kubectl.run(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.annotations}"]);
     assert!(!left.contains("flannel"), "annotations go with their tunnels: {left}");
 }

@@ -23,6 +23,8 @@ pub struct Node {
     /// Calico's annotations about BGP: `projectcalico.org/ASNumber` and `/RouteReflectorClusterID`.
     pub as_number: Option<u32>,
     pub reflector: Option<Ipv4Addr>,
+    /// Whether its condition NetworkUnavailable says that it is not so.
+    pub has_network: bool,
 }
 
 /// Where a node takes wrapped packets.
@@ -85,6 +87,7 @@ impl Node {
             annotations,
             labels: node.metadata.labels.clone().unwrap_or_default(),
             as_number: calicos("ASNumber").and_then(|text| text.parse().ok()),
+            has_network: status.and_then(|status| status.conditions.as_ref()).into_iter().flatten().any(has_network),
             reflector: calicos("RouteReflectorClusterID").and_then(|text| text.parse().ok()),
         }
     }
@@ -102,6 +105,10 @@ impl Node {
         let ends = [self.tunnel_v4, self.tunnel_v6].into_iter().flatten().map(|end| end.address);
         self.addresses.iter().copied().chain(ends)
     }
+}
+
+fn has_network(condition: &core::NodeCondition) -> bool {
+    condition.type_ == "NetworkUnavailable" && condition.status == "False"
 }
 
 fn tunnel_end(annotations: &BTreeMap<String, String>, data: &str, public: &str) -> Option<TunnelEnd> {

@@ -316,6 +316,13 @@ impl Worker {
                 if let Err(error) = self.voice.annotate(plan.annotations.iter()).await {
                     outcome.failures.push(format!("cannot write the annotations of node {}: {error}", ground.me));
                 }
+                let known = ground.nodes.get(&ground.me).is_some_and(|me| me.has_network);
+                if !known
+                    && outcome.failures.is_empty()
+                    && let Err(error) = self.voice.has_network().await
+                {
+                    outcome.failures.push(format!("cannot write the condition of node {}: {error}", ground.me));
+                }
                 problems.extend(plan.problems.iter().filter(|problem| !problem.is_passing()).map(ToString::to_string));
                 report.rows = plan.rows;
             }
