@@ -209,7 +209,8 @@ impl Worker {
 
     fn heard(&mut self, changes: &[Change]) -> bool {
         let Some(hands) = &mut self.hands else { return false };
-        let Some(known) = &hands.known else { return true };
+        // What is not known is read at the next step, which is due already.
+        let Some(known) = &hands.known else { return false };
         let matters = changes.iter().any(|change| hands.fabric.matters(change, known, &hands.interfaces));
         if matters {
             hands.known = None;
