@@ -63,6 +63,8 @@ pub struct Row {
 pub enum Problem {
     #[error("node {0} has no podCIDRs yet: the controller manager gives them with --allocate-node-cidrs")]
     NoPodCidrs(String),
+    #[error("node {0} has not said its addresses yet: does its agent run?")]
+    NoAddresses(String),
     #[error("node {0} has no {1} address of type InternalIP, so that its pods of {1} are not reached")]
     NoAddress(String, &'static str),
     #[error("{1} of node {0} is on no interface of this machine: give its agent a --node-ip that is")]
@@ -84,7 +86,7 @@ pub enum Problem {
 impl Problem {
     /// Whether it passes by itself while a cluster begins, so that it is told only to who asks.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::NoPodCidrs(_) | Self::NoTunnel(_))
+        matches!(self, Self::NoPodCidrs(_) | Self::NoAddresses(_) | Self::NoTunnel(_))
     }
 }
 
@@ -95,6 +97,9 @@ impl Problem {
 pub fn plan(model: &Model<'_>) -> Result<Plan, Problem> {
     let waiting = || Problem::NoPodCidrs(model.me.to_owned());
     let me = model.nodes.get(model.me).filter(|me| !me.pod_cidrs.is_empty()).ok_or_else(waiting)?;
+    if me.addresses.is_empty() {
+        return Err(Problem::NoAddresses(model.me.to_owned()));
+    }
     let families: Vec<Family<'_>> = [true, false].into_iter().filter_map(|v4| Family::of(model, me, v4)).collect();
     let mut plan = Plan { pod_cidrs: me.pod_cidrs.clone(), ..Plan::default() };
     plan.state.forwards = (families.iter().any(|f| f.v4), families.iter().any(|f| !f.v4));
@@ -244,7 +249,10 @@ fn way(
             return Ok(only(Hop { gateway, device: interface.name.as_str().into(), onlink: false }));
         }
         (Mode::HostGw, None) => {
-            let none = || Problem::NoAddress(name.into(), family.name());
+            let none = || match node.addresses.is_empty() {
+                true => Problem::NoAddresses(name.into()),
+                false => Problem::NoAddress(name.into(), family.name()),
+            };
             return Err(address.map_or_else(none, |address| Problem::NotOnLink(name.into(), address)));
         }
         _ => {}

@@ -190,6 +190,10 @@ fn without_ranges_of_its_own_a_node_waits_and_without_an_address_it_says_so() {
     assert_eq!(waits.unwrap_err(), Problem::NoPodCidrs("a".into()));
     let me = nodes.get_mut("a").unwrap();
     me.pod_cidrs = cidrs;
+    me.addresses.clear();
+    let waits = with(&nodes, &Config::default(), &interfaces()).unwrap_err();
+    assert_eq!((waits.is_passing(), &waits), (true, &Problem::NoAddresses("a".into())));
+    let me = nodes.get_mut("a").unwrap();
     me.addresses = vec!["203.0.113.9".parse().unwrap()];
     let plan = planned(&nodes, Mode::Vxlan);
     let told = problems(&plan);
