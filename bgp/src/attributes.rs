@@ -110,9 +110,11 @@ impl FromStr for Community {
     fn from_str(text: &str) -> Result<Self, NotACommunity> {
         let parts: Vec<&str> = text.split(':').collect();
         let parsed = match parts[..] {
-            [a, n] => a.parse::<u16>().ok().zip(n.parse::<u16>().ok()).map(|(a, n)| {
-                Self::Standard((u32::from(a) << 16) | u32::from(n))
-            }),
+            [a, n] => a
+                .parse::<u16>()
+                .ok()
+                .zip(n.parse::<u16>().ok())
+                .map(|(a, n)| Self::Standard((u32::from(a) << 16) | u32::from(n))),
             [a, n, m] => match (a.parse(), n.parse(), m.parse()) {
                 (Ok(a), Ok(n), Ok(m)) => Some(Self::Large([a, n, m])),
                 _ => None,

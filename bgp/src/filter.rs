@@ -210,7 +210,12 @@ impl Rule {
             && self.peer_type.is_none_or(|kind| kind == subject.peer)
             && communities.is_none_or(|wanted| wanted.values.iter().all(|value| subject.attributes.has(*value)))
             && self.priority.is_none_or(|priority| subject.priority == Some(priority))
-            && subject.attributes.as_path.numbers().take(self.as_path_prefix.len()).eq(self.as_path_prefix.iter().copied())
+            && subject
+                .attributes
+                .as_path
+                .numbers()
+                .take(self.as_path_prefix.len())
+                .eq(self.as_path_prefix.iter().copied())
     }
 
     fn matches_prefix(&self, prefix: Prefix) -> bool {
@@ -277,7 +282,8 @@ mod tests {
             ("In", true, true, false),
             ("NotIn", false, false, true),
         ] {
-            let one = rules(&format!(r#"[{{"cidr": "10.0.0.0/8", "matchOperator": "{operator}", "action": "Reject"}}]"#));
+            let one =
+                rules(&format!(r#"[{{"cidr": "10.0.0.0/8", "matchOperator": "{operator}", "action": "Reject"}}]"#));
             let rejects = |prefix| verdict(&one, prefix) == Verdict::Reject;
             let met = (rejects("10.0.0.0/8"), rejects("10.1.0.0/16"), rejects("11.0.0.0/8"));
             assert_eq!(met, (own, inner, other), "{operator}");

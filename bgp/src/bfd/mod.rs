@@ -35,7 +35,10 @@ pub enum Output {
     Detect(Duration),
     Up,
     /// `independent`: the peer's BFD does not share the fate of its control plane.
-    Down { diagnostic: Diagnostic, independent: bool },
+    Down {
+        diagnostic: Diagnostic,
+        independent: bool,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -156,7 +156,8 @@ impl Packet {
         let mut out = [0; LENGTH as usize];
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         out[0] = (VERSION << 5) | self.diagnostic.to_wire();
-        out[1] = ((self.state as u8) << 6) | flag(self.poll, 0x20) | flag(self.last, 0x10) | flag(self.independent, 0x08);
+        out[1] =
+            ((self.state as u8) << 6) | flag(self.poll, 0x20) | flag(self.last, 0x10) | flag(self.independent, 0x08);
         out[2] = self.multiplier;
         out[3] = LENGTH;
         let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);

@@ -109,9 +109,7 @@ fn a_peer_that_wants_none_gets_none_until_it_does() {
 /// RFC 5880 section 4.1, by hand.
 #[test]
 fn vector() {
-    let bytes = [
-        0x21, 0xe8, 3, 24, 0, 0, 0, 7, 0, 0, 0, 9, 0, 1, 0x86, 0xa0, 0, 2, 0x49, 0xf0, 0, 0, 0, 0,
-    ];
+    let bytes = [0x21, 0xe8, 3, 24, 0, 0, 0, 7, 0, 0, 0, 9, 0, 1, 0x86, 0xa0, 0, 2, 0x49, 0xf0, 0, 0, 0, 0];
     let packet = Packet {
         diagnostic: Diagnostic::DetectionTimeExpired,
         state: State::Up,

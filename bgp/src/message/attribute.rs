@@ -5,9 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::notification::{
-    MALFORMED_ATTRIBUTES, Notification, OPTIONAL_ATTRIBUTE, UNRECOGNIZED_WELL_KNOWN,
-};
+use super::notification::{MALFORMED_ATTRIBUTES, Notification, OPTIONAL_ATTRIBUTE, UNRECOGNIZED_WELL_KNOWN};
 use super::update::{Fault, Treatment, prefixes};
 use super::{Dialect, Reader};
 use crate::attributes::{AS_TRANS, AsPath, Attributes, NextHop, Opaque, Origin, Segment};
@@ -329,8 +327,7 @@ fn path(value: &[u8], four: bool) -> Result<AsPath, &'static str> {
             return Err("an empty segment");
         }
         let number = |reader: &mut Reader<'_>| if four { reader.u32() } else { reader.u16().map(u32::from) };
-        let numbers: Box<[u32]> =
-            (0..count).map(|_| number(&mut reader)).collect::<Option<_>>().ok_or("cut short")?;
+        let numbers: Box<[u32]> = (0..count).map(|_| number(&mut reader)).collect::<Option<_>>().ok_or("cut short")?;
         if numbers.contains(&0) {
             return Err("AS 0");
         }

@@ -97,9 +97,7 @@ impl Notification {
     /// What a hard reset carries; itself otherwise.
     pub fn inner(&self) -> Self {
         match (self.kind(), &self.data[..]) {
-            (HARD_RESET, [code, subcode, data @ ..]) => {
-                Self { code: *code, subcode: *subcode, data: data.to_vec() }
-            }
+            (HARD_RESET, [code, subcode, data @ ..]) => Self { code: *code, subcode: *subcode, data: data.to_vec() },
             _ => self.clone(),
         }
     }

@@ -197,7 +197,11 @@ fn end_of_rib_of_both_families() {
 #[test]
 fn two_octet_peers_see_the_true_path_beside() {
     let old = Dialect { four_octet_as: false, ..INTERNAL };
-    let long = Attributes { as_path: AsPath::sequence(&[65001, 70000, 3]), aggregator: Some((70000, [1; 4].into())), ..simple() };
+    let long = Attributes {
+        as_path: AsPath::sequence(&[65001, 70000, 3]),
+        aggregator: Some((70000, [1; 4].into())),
+        ..simple()
+    };
     let mut out = Vec::new();
     assert!(announce(&long, &[prefix("10.0.0.0/8")], &old, &mut out));
     assert_eq!(read(&out, &old).unwrap().announced[0].attributes, long);

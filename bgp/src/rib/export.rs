@@ -59,7 +59,8 @@ impl Rib {
         let usable = |address: IpAddr| {
             Family::of(address) == family || family == Family::Ipv4 && live.negotiated.dialect.extended_next_hop
         };
-        let kept = (self.is_internal(path) && !live.negotiated.dialect.external) || peer.policy.keep_original_next_hop
+        let kept = (self.is_internal(path) && !live.negotiated.dialect.external)
+            || peer.policy.keep_original_next_hop
             || path.peer == LOCAL;
         if kept && !given.address.is_unspecified() {
             return usable(given.address).then_some(given);
@@ -86,7 +87,8 @@ impl Rib {
             if let (true, Some(cluster)) = (self.is_internal(path), self.identity.cluster_id) {
                 let source = self.peers.get(&path.peer).map(|source| source.origin.identifier);
                 attributes.originator_id = attributes.originator_id.or(source);
-                attributes.cluster_list = [cluster].into_iter().chain(attributes.cluster_list.iter().copied()).collect();
+                attributes.cluster_list =
+                    [cluster].into_iter().chain(attributes.cluster_list.iter().copied()).collect();
             }
         }
         if let Verdict::Change(index) = verdict {

@@ -20,10 +20,10 @@ use crate::message::Update;
 use crate::prefix::{Family, Prefix};
 use crate::session::Negotiated;
 
-pub use select::Selection;
-pub use table::{LOCAL, Path, PeerId};
 use select::Origin;
+pub use select::Selection;
 use table::{Interner, Pending, Tables};
+pub use table::{LOCAL, Path, PeerId};
 
 /// What this speaker is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +121,8 @@ impl Rib {
     }
 
     pub fn add_peer(&mut self, id: PeerId, policy: Policy) {
-        let nobody = Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
+        let nobody =
+            Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
         let peer = Peer {
             policy,
             origin: nobody,
@@ -217,7 +218,8 @@ impl Rib {
 
     /// Takes what a peer told.
     pub fn update(&mut self, id: PeerId, update: Update) {
-        let Some(families) = self.peers.get(&id).and_then(|peer| peer.live.as_ref()).map(|live| live.negotiated.families.clone())
+        let Some(families) =
+            self.peers.get(&id).and_then(|peer| peer.live.as_ref()).map(|live| live.negotiated.families.clone())
         else {
             return;
         };
@@ -242,6 +244,11 @@ impl Rib {
         if peer.unheard.is_empty() {
             self.heard(id);
         }
+    }
+
+    /// Whether a peer has told all it knows since its session stands (End-of-RIB).
+    pub fn has_told_all(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.live.is_some() && peer.unheard.is_empty())
     }
 
     fn announced(&mut self, id: PeerId, attributes: Attributes, prefixes: &[Prefix]) {
@@ -287,7 +294,8 @@ impl Rib {
     pub fn originate(&mut self, routes: &[Origination]) {
         let kept: BTreeSet<Prefix> = routes.iter().map(|route| route.prefix).collect();
         for family in Family::ALL {
-            let gone: Vec<Prefix> = self.of_peer(LOCAL, family, |_| true).filter(|prefix| !kept.contains(prefix)).collect();
+            let gone: Vec<Prefix> =
+                self.of_peer(LOCAL, family, |_| true).filter(|prefix| !kept.contains(prefix)).collect();
             gone.into_iter().for_each(|prefix| self.replace(prefix, LOCAL, None));
         }
         for route in routes {
@@ -391,7 +399,8 @@ impl Rib {
     }
 
     fn choose(&self, paths: &[Path]) -> Selection {
-        let nobody = Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
+        let nobody =
+            Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
         select::select(paths, self.identity.maximum_paths, |id| self.peers.get(&id).map_or(nobody, |peer| peer.origin))
     }
 
@@ -456,7 +465,8 @@ impl Rib {
 
     fn change(&self, prefix: Prefix) -> Change {
         let selection = self.selection(prefix);
-        let next_hops = selection.iter().filter(|path| path.peer != LOCAL).map(|path| path.attributes.next_hop).collect();
+        let next_hops =
+            selection.iter().filter(|path| path.peer != LOCAL).map(|path| path.attributes.next_hop).collect();
         let priority = selection.best.as_ref().and_then(|path| path.priority).map(u32::from);
         Change { prefix, next_hops, priority }
     }

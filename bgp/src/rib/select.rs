@@ -27,7 +27,8 @@ impl Selection {
 
     /// Whether both lead the same way.
     pub fn same(&self, other: &Self) -> bool {
-        self.others.len() == other.others.len() && self.iter().zip(other.iter()).all(|(a, b)| a.same(b))
+        self.others.len() == other.others.len()
+            && self.iter().zip(other.iter()).all(|(a, b)| a.same(b))
             && self.best.is_some() == other.best.is_some()
     }
 }

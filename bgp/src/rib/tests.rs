@@ -13,15 +13,21 @@ fn rib() -> Rib {
 }
 
 fn rib_of(restarting: bool) -> Rib {
-    let identity =
-        Identity { asn: 64512, identifier: ME.into(), cluster_id: Some([9, 9, 9, 9].into()), maximum_paths: 4, addresses: vec![] };
+    let identity = Identity {
+        asn: 64512,
+        identifier: ME.into(),
+        cluster_id: Some([9, 9, 9, 9].into()),
+        maximum_paths: 4,
+        addresses: vec![],
+    };
     Rib::new(identity, restarting)
 }
 
 fn live(asn: u32, last: u8, restarting: Option<bool>) -> Live {
     let families = Family::ALL.to_vec();
     let kept = Family::ALL.map(|family| (family, true)).to_vec();
-    let restart = restarting.map(|restarting| GracefulRestart { restarting, notifications: true, time: 60, families: kept });
+    let restart =
+        restarting.map(|restarting| GracefulRestart { restarting, notifications: true, time: 60, families: kept });
     let dialect =
         Dialect { four_octet_as: true, extended_next_hop: false, extended_message: false, external: asn != 64512 };
     let identifier = Ipv4Addr::new(192, 0, 2, last);
@@ -95,7 +101,11 @@ fn the_best_path_step_by_step() {
         ("local preference", Attributes { local_pref: Some(200), ..route(1, &[65001, 7, 8]) }, other()),
         ("path length", base(), route(2, &[65002, 7, 8])),
         ("origin", base(), Attributes { origin: crate::attributes::Origin::Egp, ..other() }),
-        ("MED of one AS", Attributes { med: Some(1), ..route(1, &[7, 8]) }, Attributes { med: Some(2), ..route(2, &[7, 9]) }),
+        (
+            "MED of one AS",
+            Attributes { med: Some(1), ..route(1, &[7, 8]) },
+            Attributes { med: Some(2), ..route(2, &[7, 9]) },
+        ),
     ];
     for (what, better, worse) in cases {
         for first in [1, 2] {
@@ -154,7 +164,10 @@ fn external_peers_get_our_as_in_front_and_ourselves_as_next_hop() {
     let learned = Attributes { med: Some(5), ..route(1, &[65001]) };
     announce(&mut rib, 1, learned, &["10.0.0.0/8"]);
     let (_, external) = told(&mut rib, 2).remove(0);
-    assert_eq!((external.as_path.to_string(), external.med, external.local_pref), ("64512 65001".to_owned(), None, None));
+    assert_eq!(
+        (external.as_path.to_string(), external.med, external.local_pref),
+        ("64512 65001".to_owned(), None, None)
+    );
     assert_eq!(external.next_hop.address, IpAddr::from(ME));
     let (_, internal) = told(&mut rib, 3).remove(0);
     assert_eq!((internal.as_path.to_string(), internal.local_pref), ("65001".to_owned(), Some(100)));
@@ -163,7 +176,10 @@ fn external_peers_get_our_as_in_front_and_ourselves_as_next_hop() {
     let kept = Policy { keep_original_next_hop: true, local_as: Some(64999), ..Policy::default() };
     rib.set_policy(2, kept);
     let (_, external) = told(&mut rib, 2).remove(0);
-    assert_eq!((external.as_path.to_string(), external.next_hop.address), ("64999 65001".to_owned(), [192, 0, 2, 1].into()));
+    assert_eq!(
+        (external.as_path.to_string(), external.next_hop.address),
+        ("64999 65001".to_owned(), [192, 0, 2, 1].into())
+    );
     assert_eq!(rib.counts(2).sent, 1);
 }
 
@@ -182,7 +198,8 @@ fn a_reflector_hands_on_between_clients() {
     assert_eq!(reflected.originator_id, Some([192, 0, 2, 1].into()));
     assert_eq!(*reflected.cluster_list, [Ipv4Addr::new(9, 9, 9, 9)]);
     assert_eq!(reflected.next_hop.address, IpAddr::from([192, 0, 2, 1]), "reflected as it is");
-    let prefixes = |told: Vec<(Prefix, Attributes)>| told.into_iter().map(|(prefix, _)| prefix.to_string()).collect::<Vec<_>>();
+    let prefixes =
+        |told: Vec<(Prefix, Attributes)>| told.into_iter().map(|(prefix, _)| prefix.to_string()).collect::<Vec<_>>();
     assert_eq!(prefixes(told(&mut rib, 1)), ["10.3.0.0/16"]);
     assert_eq!(prefixes(told(&mut rib, 2)).len(), 2);
     assert_eq!(prefixes(told(&mut rib, 4)), ["10.1.0.0/16"], "between peers that are no clients nothing is reflected");
@@ -227,7 +244,8 @@ fn rules_decide_what_comes_in_and_goes_out() {
     announce(&mut rib, 1, route(1, &[65001]), &["10.1.0.0/16", "10.2.3.0/24", "10.3.0.0/16"]);
     assert_eq!(rib.counts(1), Counts { received: 3, accepted: 2, sent: 0 });
     let changes = rib.take_changes(10);
-    let marked: Vec<_> = changes.iter().filter_map(|change| change.priority.map(|value| (change.prefix, value))).collect();
+    let marked: Vec<_> =
+        changes.iter().filter_map(|change| change.priority.map(|value| (change.prefix, value))).collect();
     assert_eq!((changes.len(), marked), (2, vec![(prefix("10.1.0.0/16"), 512)]));
     assert_eq!(told(&mut rib, 2).len(), 2);
     // Less goes out from now on: what does not any more is withdrawn, the rest is told again.
@@ -249,7 +267,11 @@ fn this_nodes_routes_win_and_are_told_to_all() {
     join(&mut rib, 1, 64512);
     join(&mut rib, 2, 65002);
     announce(&mut rib, 1, Attributes { local_pref: Some(500), ..route(1, &[]) }, &["10.0.0.0/24"]);
-    let own = |text: &str, next_hop| Origination { prefix: prefix(text), next_hop, communities: vec!["64512:7".parse().unwrap()] };
+    let own = |text: &str, next_hop| Origination {
+        prefix: prefix(text),
+        next_hop,
+        communities: vec!["64512:7".parse().unwrap()],
+    };
     rib.originate(&[own("10.0.0.0/24", None), own("10.9.0.0/24", Some([192, 0, 2, 77].into()))]);
     let mut mine = told(&mut rib, 1);
     mine.sort_by_key(|(prefix, _)| *prefix);

@@ -10,8 +10,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::message::notification::{
-    BAD_IDENTIFIER, BAD_PEER_AS, BFD_DOWN, COLLISION, HARD_RESET, HOLD_TIMER_EXPIRED, REJECTED, UNEXPECTED_IN_ESTABLISHED,
-    UNEXPECTED_IN_OPEN_CONFIRM, UNEXPECTED_IN_OPEN_SENT, UNSUPPORTED_CAPABILITY,
+    BAD_IDENTIFIER, BAD_PEER_AS, BFD_DOWN, COLLISION, HARD_RESET, HOLD_TIMER_EXPIRED, REJECTED,
+    UNEXPECTED_IN_ESTABLISHED, UNEXPECTED_IN_OPEN_CONFIRM, UNEXPECTED_IN_OPEN_SENT, UNSUPPORTED_CAPABILITY,
 };
 use crate::message::update::Update;
 use crate::message::{Capabilities, Dialect, GracefulRestart, Message, Notification, Open};
@@ -79,7 +79,9 @@ pub enum Input {
     Closed(Side),
     Expired(Timer),
     /// BFD lost the peer. `independent`: its forwarding does not share the fate of its control plane (C bit).
-    BfdDown { independent: bool },
+    BfdDown {
+        independent: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,12 +221,14 @@ impl Session {
             Input::Start => self.start(&mut out),
             Input::Stop(notification) => self.stop(&notification, &mut out),
             Input::Connected(side) => self.connected(side, &mut out),
-            Input::ConnectFailed(words) => {
+            Input::ConnectFailed(words) if self.connections.iter().all(Option::is_none) => {
                 self.last_error = Some(Reason::ConnectFailed(words));
                 if self.waiting == State::Connect {
                     self.waiting = State::Active;
                 }
             }
+            // The peer has connected meanwhile.
+            Input::ConnectFailed(_) => {}
             Input::Received(side, message) => self.received(side, message, &mut out),
             Input::Closed(side) => self.lose(side, Reason::Closed, &mut out),
             Input::Expired(timer) => self.expired(timer, &mut out),
@@ -248,7 +252,8 @@ impl Session {
     fn stop(&mut self, notification: &Notification, out: &mut Vec<Output>) {
         for side in [Side::Outgoing, Side::Incoming] {
             if self.connections[side as usize].is_some() {
-                let told = if self.notifies_gracefully(side) { notification.clone().hard() } else { notification.clone() };
+                let told =
+                    if self.notifies_gracefully(side) { notification.clone().hard() } else { notification.clone() };
                 self.end(side, Some(told.clone()), Reason::Sent(told), false, out);
             }
         }
@@ -322,7 +327,8 @@ impl Session {
     }
 
     fn in_session(&mut self, side: Side, message: Message, out: &mut Vec<Output>) {
-        let hold_time = self.connections[side as usize].as_ref().and_then(|c| c.negotiated.as_ref()).map_or(0, |n| n.hold_time);
+        let hold_time =
+            self.connections[side as usize].as_ref().and_then(|c| c.negotiated.as_ref()).map_or(0, |n| n.hold_time);
         if hold_time > 0 {
             out.push(Output::Start(Timer::Hold(side), Duration::from_secs(hold_time.into())));
         }
@@ -376,7 +382,9 @@ impl Session {
         if self.connections[side.other() as usize].is_some() {
             self.end(side.other(), Some(Notification::new(COLLISION)), Reason::Closed, false, out);
         }
-        let Some(Connection { state, negotiated: Some(negotiated) }) = &mut self.connections[side as usize] else { return };
+        let Some(Connection { state, negotiated: Some(negotiated) }) = &mut self.connections[side as usize] else {
+            return;
+        };
         *state = State::Established;
         let negotiated = negotiated.clone();
         if negotiated.hold_time > 0 {
@@ -390,7 +398,8 @@ impl Session {
         match timer {
             Timer::IdleHold => self.start(out),
             Timer::ConnectRetry => {
-                if self.waiting != State::Idle && self.connections.iter().all(Option::is_none) && !self.settings.passive {
+                if self.waiting != State::Idle && self.connections.iter().all(Option::is_none) && !self.settings.passive
+                {
                     self.waiting = State::Connect;
                     out.push(Output::Connect);
                     out.push(Output::Start(Timer::ConnectRetry, self.settings.connect_retry));
@@ -398,7 +407,9 @@ impl Session {
             }
             Timer::Hold(side) => self.fail(side, Notification::new(HOLD_TIMER_EXPIRED), out),
             Timer::Keepalive(side) => {
-                let Some(Connection { negotiated: Some(negotiated), .. }) = &self.connections[side as usize] else { return };
+                let Some(Connection { negotiated: Some(negotiated), .. }) = &self.connections[side as usize] else {
+                    return;
+                };
                 out.push(Output::Send(side, Message::Keepalive));
                 out.push(Output::Start(Timer::Keepalive(side), self.keepalive(negotiated.hold_time)));
             }
@@ -452,7 +463,8 @@ impl Session {
             _ => self.restart_of(side).is_some(),
         };
         let collided = matches!(&reason, Reason::Received(notification) if notification.kind() == COLLISION);
-        let erred = matches!(&reason, Reason::Received(_)) && !collided || connection.state < State::Established && !collided;
+        let erred =
+            matches!(&reason, Reason::Received(_)) && !collided || connection.state < State::Established && !collided;
         self.end(side, None, reason, graceful, out);
         self.resume(erred, out);
     }

@@ -23,7 +23,8 @@ fn session() -> Session {
 
 /// The OPEN of a peer with graceful restart.
 fn open(asn: u32, last: u8, notifications: bool) -> Open {
-    let restart = GracefulRestart { notifications, time: 60, families: vec![(Family::Ipv4, true)], ..Default::default() };
+    let restart =
+        GracefulRestart { notifications, time: 60, families: vec![(Family::Ipv4, true)], ..Default::default() };
     let families = vec![Family::Ipv4];
     let capabilities = Capabilities { families, graceful_restart: Some(restart), ..Capabilities::default() };
     Open::new(asn, 30, Ipv4Addr::new(192, 0, 2, last), capabilities)
@@ -73,7 +74,10 @@ fn the_way_to_established() {
     assert_eq!(session.last_error().unwrap().to_string(), "cannot connect: refused");
     assert!(session.handle(Input::Expired(Timer::ConnectRetry)).contains(&Output::Connect));
     let outputs = session.handle(Input::Connected(Outgoing));
-    assert!(matches!(&outputs[..], [Output::Accept(Outgoing), Output::Send(Outgoing, Message::Open(_)), Output::Start(..)]));
+    assert!(matches!(
+        &outputs[..],
+        [Output::Accept(Outgoing), Output::Send(Outgoing, Message::Open(_)), Output::Start(..)]
+    ));
     assert_eq!(session.state(), State::OpenSent);
     let (hold, keepalive) = (Duration::from_secs(30), Duration::from_secs(10));
     assert_eq!(
@@ -127,7 +131,10 @@ fn a_message_out_of_place_names_the_state_and_itself() {
     assert_eq!(told(&outputs), [&Notification::with(UNEXPECTED_IN_OPEN_CONFIRM, [2])]);
     let outputs = established().handle(Input::Received(Outgoing, says(Message::Open(open(65001, 9, true)))));
     assert_eq!(told(&outputs), [&Notification::with(UNEXPECTED_IN_ESTABLISHED, [1])]);
-    assert_eq!(down(&outputs).unwrap().reason.to_string(), "sent state machine error: unexpected message in Established state (5/3), data 01");
+    assert_eq!(
+        down(&outputs).unwrap().reason.to_string(),
+        "sent state machine error: unexpected message in Established state (5/3), data 01"
+    );
 }
 
 #[test]

@@ -54,7 +54,8 @@ impl Listeners {
     /// A peer's connections must be signed, where it has a password.
     pub(super) fn expect(&self, peer: &Peer) -> io::Result<()> {
         let Some(password) = &peer.password else { return Ok(()) };
-        self.of_family(peer.peer_ip).try_for_each(|one| socket::set_md5(one.as_fd(), peer.peer_ip, password.0.as_bytes()))
+        self.of_family(peer.peer_ip)
+            .try_for_each(|one| socket::set_md5(one.as_fd(), peer.peer_ip, password.0.as_bytes()))
     }
 
     pub(super) fn forget(&self, peer: &Peer) {

@@ -187,7 +187,8 @@ impl Cluster<'_> {
             (None, None) => Err(field("peerIP", "needed, or peerSelector")),
             (Some(address), None) if selected(self.node)? => {
                 let asn = asked.as_number.ok_or_else(|| field("asNumber", "needed with peerIP"))?;
-                let (address, port) = endpoint(address).ok_or_else(|| field("peerIP", "no address, or address and port"))?;
+                let (address, port) =
+                    endpoint(address).ok_or_else(|| field("peerIP", "no address, or address and port"))?;
                 let peer = Peer { port: port.unwrap_or(DEFAULT_PORT), ..Peer::new(&asked.name, address, asn) };
                 Ok(vec![self.settle(peer, asked)?])
             }
@@ -318,7 +319,8 @@ mod tests {
             node.addresses.push(format!("fd00::{}", node.name.trim_start_matches('n')).parse().unwrap());
         }
         let config = config_of("n1", &dual, json!({"asNumber": 65000})).unwrap();
-        let sessions: Vec<_> = config.peers.iter().map(|peer| (peer.peer_ip.to_string(), peer.families.clone())).collect();
+        let sessions: Vec<_> =
+            config.peers.iter().map(|peer| (peer.peer_ip.to_string(), peer.families.clone())).collect();
         assert_eq!(sessions.len(), 4);
         assert_eq!(sessions[2], ("fd00::2".to_owned(), vec![Family::Ipv6]));
         assert_eq!((config.as_number, config.peers[0].as_number), (65000, 65000));
@@ -336,7 +338,11 @@ mod tests {
         let client = |address: &str, client| (address.to_owned(), client);
         let clients = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|address| client(address, true));
         assert_eq!(peers("n9", &all, bgp)[..], [&clients[..], &[client("192.0.2.8", false)]].concat());
-        assert_eq!(peers("n1", &all, json!({})), plain(&["192.0.2.2", "192.0.2.3"]), "reflectors are no part of the mesh");
+        assert_eq!(
+            peers("n1", &all, json!({})),
+            plain(&["192.0.2.2", "192.0.2.3"]),
+            "reflectors are no part of the mesh"
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use bgp::session::{Down, Input, Negotiated, Output, Session, Side, State, Timer}
 use tokio::io::Ready;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{Config, Peer};
 use super::connection::{Connection, connect};
@@ -27,6 +27,12 @@ const BACKLOG: usize = 256 * 1024;
 const PREFIXES: usize = 16 * 1024;
 /// The least time for a peer that restarted to tell its routes, once its session stands.
 const RETELL: Duration = Duration::from_secs(120);
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A connection on its way; given up with this value.
+type Attempt = AbortOnDropHandle<Result<TcpStream, String>>;
 
 /// What others ask of a peer's task.
 pub(super) enum Order {
@@ -46,7 +52,7 @@ pub(super) struct Task {
     session: Session,
     connections: [Option<Connection>; 2],
     offered: Option<TcpStream>,
-    connecting: Option<JoinHandle<Result<TcpStream, String>>>,
+    connecting: Option<Attempt>,
     timers: BTreeMap<Timer, Instant>,
     established: Option<(Side, Box<Negotiated>)>,
     stale_until: Option<Instant>,
@@ -136,7 +142,8 @@ impl Task {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Connect => {
-                self.connecting = Some(tokio::spawn(connect(self.config.clone(), Duration::from_secs(10))));
+                let attempt = connect(self.config.clone(), CONNECT);
+                self.connecting = Some(AbortOnDropHandle::new(tokio::spawn(attempt)));
             }
             Output::Accept(side) => self.connections[side as usize] = self.offered.take().map(Connection::new),
             Output::Refuse(told) => {
@@ -159,7 +166,12 @@ impl Task {
                     tracing::warn!("peer {}: {fault}", self.config.name);
                     self.report.last_error = Some(fault.to_string());
                 }
-                lock(&self.shared.rib).update(self.id, update);
+                let ended = update.end_of_rib.is_some();
+                let mut rib = lock(&self.shared.rib);
+                rib.update(self.id, update);
+                if ended && rib.has_told_all(self.id) {
+                    self.stale_until = None;
+                }
             }
             Output::Refresh(family) => lock(&self.shared.rib).refresh(self.id, family),
             Output::Down(down) => self.down(&down),
@@ -183,7 +195,8 @@ impl Task {
 
     fn up(&mut self, side: Side, negotiated: Box<Negotiated>) {
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let local_address = self.connections[side as usize].as_ref().and_then(Connection::local_address).unwrap_or(nowhere);
+        let local_address =
+            self.connections[side as usize].as_ref().and_then(Connection::local_address).unwrap_or(nowhere);
         tracing::info!("peer {}: session established", self.config.name);
         let live = Live { negotiated: (*negotiated).clone(), peer_address: self.config.peer_ip, local_address };
         lock(&self.shared.rib).up(self.id, live);
@@ -192,6 +205,10 @@ impl Task {
             self.stale_until = Some(Instant::now() + Duration::from_secs(time.into()).max(RETELL));
         }
         self.established = Some((side, negotiated));
+        if !self.was_waiting {
+            // Whatever becomes of this session, packets go on by its routes until a next one says otherwise.
+            self.session.restarted();
+        }
         self.shared.wake_all();
     }
 
@@ -199,7 +216,8 @@ impl Task {
         tracing::warn!("peer {}: session ended: {}", self.config.name, down.reason);
         let restart = self.established.take().and_then(|(_, negotiated)| negotiated.restart);
         let restart = restart.filter(|restart| down.graceful && !restart.families.is_empty());
-        let kept: Vec<_> = restart.iter().flat_map(|restart| restart.families.iter().map(|(family, _)| *family)).collect();
+        let kept: Vec<_> =
+            restart.iter().flat_map(|restart| restart.families.iter().map(|(family, _)| *family)).collect();
         lock(&self.shared.rib).down(self.id, &kept);
         self.stale_until = restart.map(|restart| Instant::now() + Duration::from_secs(restart.time.into()));
         self.shared.wake_all();
@@ -285,7 +303,10 @@ impl Task {
     fn ask_anew(&mut self) {
         let Some((side, negotiated)) = self.established.clone() else { return };
         if !negotiated.route_refresh {
-            tracing::warn!("peer {}: cannot be asked for its routes anew; its next session has the filters", self.config.name);
+            tracing::warn!(
+                "peer {}: cannot be asked for its routes anew; its next session has the filters",
+                self.config.name
+            );
             return;
         }
         negotiated.families.iter().for_each(|family| self.send(side, &Message::RouteRefresh(*family)));
@@ -306,7 +327,8 @@ impl Task {
             self.report.since = Instant::now();
         }
         if state != State::Established {
-            self.report.last_error = self.session.last_error().map(ToString::to_string).or(self.report.last_error.take());
+            self.report.last_error =
+                self.session.last_error().map(ToString::to_string).or(self.report.last_error.take());
         }
         self.report.stale_until = self.stale_until;
         lock(&self.shared.reports).insert(self.id, self.report.clone());
@@ -320,7 +342,7 @@ async fn readiness(connection: Option<&Connection>) -> io::Result<Ready> {
     }
 }
 
-async fn finished(connecting: &mut Option<JoinHandle<Result<TcpStream, String>>>) -> Result<TcpStream, String> {
+async fn finished(connecting: &mut Option<Attempt>) -> Result<TcpStream, String> {
     let Some(handle) = connecting else { return pending().await };
     let result = handle.await;
     *connecting = None;

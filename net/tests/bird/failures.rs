@@ -119,11 +119,21 @@ fn a_wrong_message_is_answered_with_what_is_wrong() {
     kind.extend_from_slice(&[0, 19, 77]);
     let cases = [
         (hello(65009), vec![], (2, 2), "sent OPEN message error: bad peer AS (2/2), data 00 00 fd f1"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), vec![], (1, 1), "sent message header error: connection not synchronized (1/1)"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+            vec![],
+            (1, 1),
+            "sent message header error: connection not synchronized (1/1)",
+        ),
         (hello(65001), marker, (1, 1), "sent message header error: connection not synchronized (1/1)"),
         (hello(65001), kind, (1, 3), "sent message header error: bad message type (1/3), data 4d"),
         (hello(65001), update, (3, 10), "sent UPDATE message error: invalid network field (3/10)"),
-        (hello(65001), hello(65001), (5, 3), "sent state machine error: unexpected message in Established state (5/3), data 01"),
+        (
+            hello(65001),
+            hello(65001),
+            (5, 3),
+            "sent state machine error: unexpected message in Established state (5/3), data 01",
+        ),
     ];
     for (first, then, kind, words) in cases {
         let Some(bed) = Bed::new("a_wrong_message_is_answered_with_what_is_wrong") else { return };

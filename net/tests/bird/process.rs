@@ -11,15 +11,27 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Request {
-    Start { config: Config, restarting: bool },
-    Configure { config: Config },
-    Originate { prefixes: Vec<String> },
+    Start {
+        config: Config,
+        restarting: bool,
+    },
+    Configure {
+        config: Config,
+    },
+    Originate {
+        prefixes: Vec<String>,
+    },
     /// So many /24 from this one on.
-    OriginateMany { first: String, count: u32 },
+    OriginateMany {
+        first: String,
+        count: u32,
+    },
     Peers,
     Table,
     Count,
-    ShutDown { why: String },
+    ShutDown {
+        why: String,
+    },
 }
 
 #[derive(Default)]

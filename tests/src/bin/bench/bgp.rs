@@ -155,7 +155,8 @@ fn bird_config() -> String {
 /// # Errors
 /// Where it cannot begin.
 pub async fn speaker() -> anyhow::Result<Value> {
-    let own = json!([{"exportV4": [{"cidr": OWN, "matchOperator": "Equal", "action": "Accept"}, {"action": "Reject"}]}]);
+    let own =
+        json!([{"exportV4": [{"cidr": OWN, "matchOperator": "Equal", "action": "Accept"}, {"action": "Reject"}]}]);
     let config: Config = serde_json::from_value(json!({"asNumber": AS, "routerId": SPEAKER, "peers": [
         {"name": "feeder", "peerIP": FEEDER, "asNumber": 65001, "families": ["IPv4"], "filters": own},
         {"name": "sink", "peerIP": SINK, "asNumber": 65002, "families": ["IPv4"]},
@@ -188,7 +189,8 @@ impl Peer {
             std::net::IpAddr::V4(address) => address,
             std::net::IpAddr::V6(address) => anyhow::bail!("{address} is not IPv4"),
         };
-        let capabilities = Capabilities { families: vec![Family::Ipv4], route_refresh: true, ..Capabilities::default() };
+        let capabilities =
+            Capabilities { families: vec![Family::Ipv4], route_refresh: true, ..Capabilities::default() };
         let open = Open::new(asn, 240, address, capabilities);
         let mut peer = Self { stream, input: Vec::new(), met: 0 };
         for message in [Message::Open(open), Message::Keepalive] {
