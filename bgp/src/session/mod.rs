@@ -462,9 +462,10 @@ impl Session {
             Reason::Received(notification) => notification.kind() != HARD_RESET && self.notifies_gracefully(side),
             _ => self.restart_of(side).is_some(),
         };
-        let collided = matches!(&reason, Reason::Received(notification) if notification.kind() == COLLISION);
-        let erred =
-            matches!(&reason, Reason::Received(_)) && !collided || connection.state < State::Established && !collided;
+        let erred = match &reason {
+            Reason::Received(notification) => notification.kind() != COLLISION,
+            _ => connection.state < State::Established,
+        };
         self.end(side, None, reason, graceful, out);
         self.resume(erred, out);
     }

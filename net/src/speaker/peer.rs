@@ -289,15 +289,18 @@ impl Task {
     fn tell(&mut self) {
         let Some((side, _)) = &self.established else { return };
         let Some(connection) = &mut self.connections[*side as usize] else { return };
+        // What is left waits for the socket, which then wakes this task.
         while connection.backlog() < BACKLOG {
-            let bytes = lock(&self.shared.rib).take_updates(self.id, PREFIXES);
-            if bytes.is_empty() && !lock(&self.shared.rib).has_updates(self.id) {
+            let mut rib = lock(&self.shared.rib);
+            if !rib.has_updates(self.id) {
                 break;
             }
+            let bytes = rib.take_updates(self.id, PREFIXES);
+            drop(rib);
             connection.push(&bytes);
+            // A connection that broke is found so when it is read.
+            let _ = connection.write();
         }
-        // A connection that broke is found so when it is read.
-        let _ = connection.write();
     }
 
     fn ask_anew(&mut self) {
