@@ -1,10 +1,11 @@
 //! The net daemon on a cluster of three nodes: each mode, what its death and others' hands do to the kernel.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tests::bed::{Cluster, Kubectl, Node, eventually, text};
 
-use crate::several_nodes::{one_on_each, reach_each_other};
+use crate::several_nodes::{Placed, one_on_each, reach_each_other};
 
 const CONFIG: [&str; 4] = ["--namespace", "kube-system", "configmap", "bosun-net"];
 
@@ -73,7 +74,8 @@ pub fn modes(kubectl: &Kubectl<'_>) {
     assert!(!left.contains("flannel"), "annotations go with their tunnels: {left}");
 }
 
-/// SIGKILL, again and again, in each mode: the kernel stays as it is, and what comes after it changes nothing.
+/// SIGKILL, again and again, in each mode: the kernel stays as it is, what comes after it changes nothing, and no request
+/// to a pod of another node fails.
 pub fn killed(kubectl: &Kubectl<'_>) {
     let cluster = kubectl.cluster;
     let pods = one_on_each(kubectl);
@@ -83,15 +85,41 @@ pub fn killed(kubectl: &Kubectl<'_>) {
         let node = &pods[1].node;
         let before = kernel(cluster, node);
         assert!(before.contains("10.244."), "{before}");
-        for _ in 0..3 {
-            let pid = eventually("a daemon", Duration::from_secs(20), || daemon(cluster, node));
-            assert!(cluster.inside_of(&node.name, &["kill", "-KILL", &pid]).status.success());
-            assert_eq!(kernel(cluster, node), before, "{mode}: while it is dead");
-            eventually("another daemon", Duration::from_secs(20), || daemon(cluster, node).filter(|new| *new != pid));
-            settled(cluster, mode);
-            assert_eq!(kernel(cluster, node), before, "{mode}: after its restart");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| asked(cluster, &pods[1], &pods[0], &over));
+            for _ in 0..3 {
+                let pid = eventually("a daemon", Duration::from_secs(20), || daemon(cluster, node));
+                assert!(cluster.inside_of(&node.name, &["kill", "-KILL", &pid]).status.success());
+                assert_eq!(kernel(cluster, node), before, "{mode}: while it is dead");
+                eventually("another daemon", Duration::from_secs(20), || {
+                    daemon(cluster, node).filter(|new| *new != pid)
+                });
+                settled(cluster, mode);
+                assert_eq!(kernel(cluster, node), before, "{mode}: after its restart");
+            }
+            over.store(true, Ordering::Relaxed);
+            let asked = asking.join().unwrap();
+            assert!(asked > 10, "{mode}: {asked} requests");
+        });
+    }
+}
+
+/// Asks from the one's node for the other's pod, and the other way, until it is over; how often.
+fn asked(cluster: &Cluster, one: &Placed, other: &Placed, over: &AtomicBool) -> usize {
+    let mut count = 0;
+    while !over.load(Ordering::Relaxed) {
+        for (from, to) in [(one, other), (other, one)] {
+            let url = format!("http://{}:8080/", to.address);
+            let answer = cluster.inside_of(&from.node.name, &["curl", "-s", "--max-time", "2", &url]);
+            if !answer.status.success() {
+                over.store(true, Ordering::Relaxed);
+                panic!("{} does not reach {} any more", from.node.name, to.pod);
+            }
+            count += 1;
         }
     }
+    count
 }
 
 /// What others remove comes back, and a node's end is followed within a second.

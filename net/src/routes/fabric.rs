@@ -193,9 +193,14 @@ impl Fabric {
         let link = self.network.link(name)?.ok_or_else(|| Error::NoLink(name.to_owned()))?;
         self.links.insert(name.to_owned(), link.index);
         self.network.change_link(link.index, LinkChange { alias: Some(&tunnel.alias), ..LinkChange::default() })?;
-        // Nobody inside the tunnel is a router or is asked for an address.
-        for (parameter, value) in [("accept_ra", "0"), ("addr_gen_mode", "1")] {
-            if let Err(error) = sysctl::write(&format!("net/ipv6/conf/{name}/{parameter}"), value) {
+        // Nobody inside the tunnel is a router or is asked for an address. A node of another mode may wrap what this one
+        // sends plain, and its packets then come by another way than answers go.
+        for (parameter, value) in [
+            (format!("net/ipv4/conf/{name}/rp_filter"), "2"),
+            (format!("net/ipv6/conf/{name}/accept_ra"), "0"),
+            (format!("net/ipv6/conf/{name}/addr_gen_mode"), "1"),
+        ] {
+            if let Err(error) = sysctl::write(&parameter, value) {
                 tracing::debug!("{error}");
             }
         }
