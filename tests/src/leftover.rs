@@ -53,7 +53,7 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
     same("rules of sandbox", &node.owners_of_rules(), &ids(&sandboxes));
     for (what, count) in [
         ("namespaces", node.namespaces().len()),
-        ("pairs", node.lines(&["ip", "-o", "link", "show", "master", "cni0"]).len()),
+        ("pairs", node.pairs()),
         ("shims", shims.len()),
         // Each has a loopback too, in a network of its own.
         ("CNI results", entries(&node.path("var/lib/cni/results")).iter().filter(|n| n.starts_with("bosun-")).count()),
@@ -199,6 +199,11 @@ impl<'a> Node<'a> {
         }
         let pinned = |id: &String| self.path(SANDBOXES).join(id).join("ns/net").exists();
         entries(&self.path(SANDBOXES)).into_iter().filter(pinned).collect()
+    }
+
+    /// The node's ends of pods' links: their alias is `CONTAINER/INTERFACE@NETWORK`.
+    fn pairs(&self) -> usize {
+        self.lines(&["ip", "-o", "link"]).iter().filter(|line| line.contains("@bosun")).count()
     }
 
     fn reservations(&self) -> Names {
