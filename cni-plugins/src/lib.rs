@@ -10,6 +10,7 @@ mod ipam;
 mod listing;
 mod loopback;
 mod masquerade;
+mod policy;
 mod portmap;
 mod ptp;
 mod routed;
@@ -21,7 +22,7 @@ mod tuning;
 mod veth;
 
 /// Each plugin by the name under which it is installed.
-pub const PLUGINS: [(&str, &dyn skel::Plugin); 16] = [
+pub const PLUGINS: [(&str, &dyn skel::Plugin); 17] = [
     ("loopback", &loopback::Loopback),
     ("bridge", &bridge::Bridge),
     ("ptp", &ptp::Ptp),
@@ -33,6 +34,7 @@ pub const PLUGINS: [(&str, &dyn skel::Plugin); 16] = [
     ("dummy", &stacked::DUMMY),
     ("host-local", &host_local::HostLocal),
     ("static", &static_addresses::Static),
+    ("policy", &policy::Policy),
     ("portmap", &portmap::Portmap),
     ("bandwidth", &bandwidth::Bandwidth),
     ("firewall", &firewall::Firewall),
