@@ -19,28 +19,25 @@ pub enum Protocol {
     Udp,
 }
 
-/// The ends of many connections from one place to one address: what answered and whom it saw, or `refused`, `dropped`.
+/// The ends of many connections from this thread's namespace to one address: what answered and whom it saw, or `refused`, `dropped`.
 pub type Fate = BTreeSet<String>;
 
-pub fn fate(from: &Netns, to: SocketAddr, protocol: Protocol) -> Fate {
+pub fn fate(to: SocketAddr, protocol: Protocol) -> Fate {
     let ask = || match protocol {
         Protocol::Tcp => tcp(to),
         Protocol::Udp => udp(to),
     };
-    let look = || {
-        let mut seen = Fate::new();
-        let mut quiet = 0;
-        while quiet < QUIET {
-            let answer = ask();
-            // Silence costs the time; twice is enough.
-            quiet += if answer == "dropped" { QUIET / 2 } else { 1 };
-            if seen.insert(answer) && seen.len() > 1 {
-                quiet = 0;
-            }
+    let mut seen = Fate::new();
+    let mut quiet = 0;
+    while quiet < QUIET {
+        let answer = ask();
+        // Silence costs the time; twice is enough.
+        quiet += if answer == "dropped" { QUIET / 2 } else { 1 };
+        if seen.insert(answer) && seen.len() > 1 {
+            quiet = 0;
         }
-        seen
-    };
-    from.run(look).expect("the namespace is there")
+    }
+    seen
 }
 
 fn end(error: &std::io::Error) -> String {
