@@ -9,7 +9,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use api::Objects;
 use bed::{Bed, PLACES, Side};
 use probe::{Fate, Protocol, fate};
 use table::Row;
-use tests::bed::{checkout, output, text};
+use tests::bed::{checkout, eventually, output, text};
+use tests::runner::{Case, run, verdict};
 
 pub fn peers() -> PathBuf {
     std::env::var_os("BOSUN_PEERS").map_or_else(|| "/var/cache/bosun/peers".into(), PathBuf::from)
@@ -33,6 +34,37 @@ pub fn iptables_nft() {
 
 pub fn iptables_legacy() {
     compare("iptables", &path(Some("xtables-legacy-multi")));
+}
+
+/// Says that this process is the one inside a machine whose kernel has IPVS.
+const GUEST: &str = "BOSUN_TEST_PROXY_GUEST";
+
+pub fn is_guest() -> bool {
+    std::env::var_os(GUEST).is_some()
+}
+
+/// On a Linux kernel in user mode: see hack/uml.
+pub fn ipvs() {
+    if let Some(why) = lacks() {
+        return println!("SKIPPED: proxy-ipvs: {why}");
+    }
+    let installed = output(checkout().join("hack/packages"), &["test", "uml"]);
+    if !installed.status.success() {
+        return println!("SKIPPED: proxy-ipvs: no machine with IPVS: {}", text(&installed.stderr).trim());
+    }
+    let mut guest = Command::new(checkout().join("hack/uml"));
+    guest.args(["--memory", "2G", "--limit", "900"]).arg(std::env::current_exe().unwrap()).env(GUEST, "1");
+    let status = guest.status().unwrap();
+    assert!(status.success(), "in the guest: {status}");
+}
+
+/// What is told in the guest.
+pub fn inside() -> ExitCode {
+    for module in ["bridge", "veth", "dummy", "ip_vs", "ip_vs_rr"] {
+        let loaded = output("modprobe", &[module]);
+        assert!(loaded.status.success(), "modprobe {module}: {}", text(&loaded.stderr));
+    }
+    verdict(&run(&[Case::new("proxy-ipvs", || compare("ipvs", &path(Some("xtables-legacy-multi"))))]))
 }
 
 /// PATH with `iptables` and its kin of that variant before all others.
@@ -83,16 +115,11 @@ fn compare(mode: &str, path: &str) {
     for row in table::second() {
         pair.put(&row);
     }
-    settle();
+    pair.settle();
     differences.extend(pair.differences(mode, &table::second()));
     differences.extend(pair.flows());
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     pair.leave_nothing(path);
-}
-
-/// Longer than either side waits before it writes what it heard.
-fn settle() {
-    std::thread::sleep(Duration::from_millis(1500));
 }
 
 impl Pair {
@@ -108,8 +135,26 @@ impl Pair {
         for bed in &mut pair.beds {
             bed.start(&pair.objects, mode, path);
         }
-        settle();
+        pair.settle();
         pair
+    }
+
+    /// Waits until both sides have written what they heard.
+    fn settle(&self) {
+        std::thread::sleep(Duration::from_millis(800));
+        for node in ["node1", "node2"] {
+            eventually("kube-proxy has written its rules", Duration::from_secs(60), || {
+                let (_, text) = probe::http(self.beds[0].place(node), "127.0.0.1:10249".parse().unwrap(), "/metrics")?;
+                let times = |name: &str| -> Vec<f64> {
+                    let lines = text.lines().filter(|line| line.starts_with(name));
+                    lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
+                };
+                let queued = times("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds");
+                let written = times("kubeproxy_sync_proxy_rules_last_timestamp_seconds");
+                let queued = queued.into_iter().fold(0.0, f64::max);
+                written.into_iter().all(|written| written >= queued).then_some(())
+            });
+        }
     }
 
     fn put(&self, row: &Row) {
@@ -198,7 +243,7 @@ impl Pair {
         let vip: SocketAddr = "10.96.0.40:80".parse().unwrap();
         let port: SocketAddr = "192.0.2.1:30040".parse().unwrap();
         self.put(&table::flows(&["c"]));
-        settle();
+        self.settle();
         let begin = |place: &'static str, to| {
             let open = |bed: &Bed| bed.place(place).run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
             (place, to, [&self.beds[0], &self.beds[1]].map(open))
@@ -232,12 +277,12 @@ impl Pair {
         ];
         for (what, endpoints, expected) in steps {
             self.put(&table::flows(endpoints));
-            settle();
+            self.settle();
             look(what, expected);
         }
         self.objects.delete("endpointslices", "default/flows-ipv4");
         self.objects.delete("services", "default/flows");
-        settle();
+        self.settle();
         look("when the Service is gone", None);
         differences
     }
@@ -278,9 +323,8 @@ fn known(mode: &str, (row, place, to): (&Row, &str, SocketAddr), theirs: &Fate, 
     let itself = |text: &&String| text.starts_with(&format!("{place} sees "));
     // Where external traffic stays on the node, a pod that asks another node may be led to itself. kube-proxy's nftables
     // mode loses what comes back, its iptables mode and bosun do not.
-    let hairpin = mode == "nftables"
-        && row.is_local()
-        && theirs.iter().filter(|text| *text != "dropped").eq(ours.iter().filter(|text| !itself(text)));
+    let hairpin =
+        mode == "nftables" && row.is_local() && theirs.contains("dropped") && ours.iter().any(|text| itself(&text));
     // What has no endpoints is refused; kube-proxy's iptables mode forgets the node's own packets to addresses that are
     // not the cluster's.
     let external = mode == "iptables"
