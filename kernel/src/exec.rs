@@ -42,12 +42,8 @@ pub fn run_with(program: &Path, words: &[&str], stdin: &[u8]) -> Result<Output, 
 
 fn finish(program: &Path, command: &mut Command, stdin: &[u8]) -> Result<Output, Error> {
     let failed = |source| Error { program: program.to_owned(), source };
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
     // A program that ends without reading all of its input has said why on its output.
     let _ = child.stdin.take().map(|mut pipe| pipe.write_all(stdin));
     let output = child.wait_with_output().map_err(failed)?;

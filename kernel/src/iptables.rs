@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn a_refusal_names_the_line() {
         let script = "*nat\n-A X -j NOSUCH\nCOMMIT\n";
-        let said = "iptables-restore v1.8.9 (nf_tables): Couldn't load target `NOSUCH'\n\nError occurred at line: 2\nTry";
+        let said =
+            "iptables-restore v1.8.9 (nf_tables): Couldn't load target `NOSUCH'\n\nError occurred at line: 2\nTry";
         assert!(reason(said, script).ends_with("`NOSUCH': -A X -j NOSUCH"));
         assert_eq!(reason("iptables-restore: line 3 failed", script), "iptables-restore: line 3 failed: COMMIT");
         assert_eq!(reason("", ""), "no reason given");
@@ -236,7 +237,10 @@ mod tests {
                         assert!(tables.chain(family, "filter", "TWO").unwrap().contains("-A TWO -j ONE"));
                         assert!(tables.chain(family, "filter", "THREE").is_err());
                         let refused = tables.restore(family, "*filter\n-A NONE -j ONE\nCOMMIT\n").unwrap_err();
-                        assert!(refused.to_string().contains("-A NONE -j ONE") || refused.to_string().contains("line"), "{refused}");
+                        assert!(
+                            refused.to_string().contains("-A NONE -j ONE") || refused.to_string().contains("line"),
+                            "{refused}"
+                        );
                     }
                 })
                 .unwrap();

@@ -3,6 +3,7 @@
 //! [`Network`] is what a part asks for; [`Route`] and the others are plain values in its terms. [`Kernel`] is the
 //! real one, bound to the namespace in which it was opened; [`fake::Fake`] holds the same state in memory.
 
+mod answers;
 mod attributes;
 mod detection;
 pub mod fake;
@@ -18,6 +19,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+pub use answers::read_any;
 pub use detection::Detection;
 pub use ipnetwork::IpNetwork;
 pub use kinds::{Details, IpvlanMode, Kind, MacvlanMode, NewLink};

@@ -156,7 +156,7 @@ fn mirred(action: &mut Body, to: u32) {
     action.nest(2, |options| options.put(PARAMETERS, &bytes));
 }
 
-fn read_bucket(part: &[u8], link: u32) -> Option<TokenBucket> {
+pub(super) fn read_bucket(part: &[u8], link: u32) -> Option<TokenBucket> {
     let word = |at: usize| part.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     if word(4)? != link || word(12)? != ROOT {
         return None;

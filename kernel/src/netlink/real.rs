@@ -226,7 +226,7 @@ fn link_change(index: u32, change: LinkChange<'_>) -> LinkMessage {
     message
 }
 
-fn read_link(message: &LinkMessage) -> Link {
+pub(super) fn read_link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
@@ -282,7 +282,7 @@ fn address_message(address: Address) -> AddressMessage {
     message
 }
 
-fn read_address(message: &AddressMessage) -> Option<Address> {
+pub(super) fn read_address(message: &AddressMessage) -> Option<Address> {
     let mut found = None;
     for attribute in &message.attributes {
         match attribute {
@@ -329,7 +329,7 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-fn read_route(message: &RouteMessage) -> Option<Route> {
+pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
@@ -393,7 +393,7 @@ fn neighbour_message(neighbour: Neighbour) -> NeighbourMessage {
     message
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
