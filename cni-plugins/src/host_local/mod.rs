@@ -271,6 +271,8 @@ fn note(store: &Store, (index, set): (usize, &RangeSet), ip: IpAddr) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use api::cni::NetworkConfig;
     use serde_json::json;
 
@@ -421,27 +423,21 @@ mod tests {
             }
         }
         let ids: Vec<String> = (0..50).map(|number| format!("c{number}")).collect();
-        let mut spent: Vec<u64> = ids
+        let mut spent: Vec<u128> = ids
             .iter()
             .map(|id| {
                 let call = call(&folder, id, ipam.clone());
-                let begin = on_cpu();
+                let begin = Instant::now();
                 HostLocal.add(&call).unwrap();
-                on_cpu() - begin
+                begin.elapsed().as_micros()
             })
             .collect();
         // The first counts the files.
         spent.remove(0);
         spent.sort_unstable();
         let median = spent[spent.len() / 2];
-        println!("ADD with {} of 65533 addresses in use: {median} ns of its own time", 65_533 - 100);
-        assert!(median < 1_000_000, "{spent:?}");
+        println!("ADD with 65433 of 65533 addresses in use: median {median} µs");
+        assert!(median < 1000, "{spent:?}");
         std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    /// Nanoseconds that this thread has run.
-    fn on_cpu() -> u64 {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        text.split(' ').next().unwrap().parse().unwrap()
     }
 }

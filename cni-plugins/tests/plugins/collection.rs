@@ -34,7 +34,8 @@ fn owned(side: &Side) -> Vec<String> {
 #[test]
 fn only_what_is_nobodys_is_collected() {
     let mut count = 0;
-    for case in cases::all() {
+    // One of them speaks of the container's namespace.
+    for case in cases::all().iter().filter(|case| !case.before.contains("POD")) {
         let Some(side) = Side::new(None, case.args, case.before) else { return };
         let chain = case.configured("1.1.0", &side.bed.folder.join("ipam").display().to_string());
         let each = |command: &str, valid: Value| {
@@ -45,8 +46,8 @@ fn only_what_is_nobodys_is_collected() {
                 assert!(ok, "{} {command} {}: {error}", case.name, config["type"]);
             }
         };
-        // Its words speak of the container's namespace, or it is refused on purpose.
-        if case.before.contains("POD") || side.add(&chain).is_err() {
+        // Some are refused, on purpose or by this kernel.
+        if side.add(&chain).is_err() {
             continue;
         }
         count += 1;
