@@ -243,6 +243,10 @@ fn allocate(
     let mut counted = false;
     loop {
         match taken.next_after(last) {
+            // The configuration may have got another gateway since the bits were written.
+            Some(ip) if set.is_gateway(ip) => {
+                taken.set(ip, true);
+            }
             Some(ip) => {
                 let is_ours = reserve(ip)?;
                 if let Some((at, byte)) = taken.set(ip, true) {
@@ -373,6 +377,24 @@ mod tests {
         foreign(&folder, "10.1.2.3", "z");
         HostLocal.del(&del).unwrap();
         assert!(folder.join("net/10.1.2.3").exists());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_new_gateway_is_given_to_nobody() {
+        let folder = folder("gateway");
+        let ipam = |gateway: &str| json!({"ranges": [[{"subnet": "10.1.2.0/29", "gateway": gateway}]]});
+        let add = |id: &str, gateway: &str| {
+            let added = HostLocal.add(&call(&folder, id, ipam(gateway)));
+            added.map(|result| result.ips[0].address.ip().to_string())
+        };
+        assert_eq!(add("a", "10.1.2.1").unwrap(), "10.1.2.2");
+        assert_eq!(add("b", "10.1.2.3").unwrap(), "10.1.2.4");
+        assert_eq!(
+            (add("c", "10.1.2.3").unwrap(), add("d", "10.1.2.3").unwrap()),
+            ("10.1.2.5".into(), "10.1.2.6".into())
+        );
+        assert_eq!(add("e", "10.1.2.3").unwrap(), "10.1.2.1", "the former gateway's, counted anew");
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -91,6 +91,9 @@ fn inward(side: &Side) -> Vec<String> {
 fn through_ports(side: &Side) -> Vec<String> {
     serve(&side.pod, 80, "pod");
     let mut seen = Vec::new();
+    for (from, netns) in [("far", &side.far), ("node", &side.bed.node)] {
+        seen.push(format!("{from} to [2001:db8::1]:8080: {:?}", ask(netns, "[2001:db8::1]:8080").ok()));
+    }
     for port in [8080, 9090, 7070] {
         for (from, netns) in [("far", &side.far), ("node", &side.bed.node), ("pod", &side.pod)] {
             for to in ["192.0.2.1", "198.51.100.2", "127.0.0.1"] {
@@ -121,6 +124,7 @@ fn ports(mappings: Value) -> Value {
 pub fn all() -> Vec<Case> {
     [
         bridges(),
+        vec![measured(), case("loopback", json!([{"type": "loopback"}]))],
         points(),
         parents(),
         devices(),
@@ -219,6 +223,16 @@ fn bridges() -> Vec<Case> {
     ]
 }
 
+/// A route's metrics, which came with CNI 1.1.0.
+fn measured() -> Case {
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.88.0.2/24", "gateway": "10.88.0.1"}],
+        "routes": [{"dst": "10.5.0.0/16", "mtu": 1300, "advmss": 1200}]});
+    Case {
+        unlike: &[("pod route -4 dst 10.5.0.0/16", "the reference reads mtu and advmss and does not set them")],
+        ..case("bridge-route-metrics", json!([bridge(json!({"isGateway": true, "ipam": ipam}))]))
+    }
+}
+
 fn points() -> Vec<Case> {
     let ptp = |extra: Value| {
         let mut config = json!({"type": "ptp"});
@@ -256,6 +270,14 @@ fn parents() -> Vec<Case> {
         case("macvlan-passthru", json!([macvlan(json!({"mode": "passthru"}))])),
         case("macvlan-default", json!([{"type": "macvlan"}])),
         case("macvlan-dns", above("macvlan", json!({"dns": {"nameservers": ["10.1.1.1"]}}))),
+        Case {
+            unlike: &[("result.dns", "the reference drops what the IPAM plugin knows of resolvers")],
+            ..case(
+                "macvlan-ipam-dns",
+                json!([macvlan(json!({"ipam": {"type": "static",
+                "addresses": [{"address": "198.51.100.7/24"}], "dns": {"nameservers": ["10.1.1.1"]}}}))]),
+            )
+        },
         case("macvlan-too-large", json!([macvlan(json!({"mtu": 9000}))])),
         case("macvlan-unknown-mode", json!([macvlan(json!({"mode": "sideways"}))])),
         Case {

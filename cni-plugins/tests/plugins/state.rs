@@ -75,7 +75,7 @@ fn links() -> Vec<String> {
         }
         let info = &link["linkinfo"];
         lines.push(format!("link {name} kind {}", text(&info["info_kind"])));
-        for key in ["mode", "vlan_filtering", "id"] {
+        for key in ["mode", "bcqueuelen", "vlan_filtering", "id"] {
             lines.push(format!("link {name} {key} {}", text(&info["info_data"][key])));
         }
         for key in ["hairpin", "isolated", "learning", "flood", "state"] {
@@ -116,7 +116,7 @@ fn routes() -> Vec<String> {
             {
                 continue;
             }
-            let keys = ["dst", "gateway", "dev", "prefsrc", "metric", "table", "scope"];
+            let keys = ["dst", "gateway", "dev", "prefsrc", "metric", "table", "scope", "metrics"];
             let mut line = format!("route {family}");
             for key in keys.iter().filter(|key| !route[**key].is_null()) {
                 line.push_str(&format!(" {key} {}", text(&route[*key])));
