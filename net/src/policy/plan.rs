@@ -126,7 +126,7 @@ impl Planner {
         if here(old) || here(pod.as_ref()) {
             self.dirty.insert(name.clone());
         }
-        self.move_pods(&[name.clone()], |model| match pod {
+        self.move_pods(std::slice::from_ref(&name.clone()), |model| match pod {
             Some(pod) => drop(model.pods.insert(name, pod)),
             None => drop(model.pods.remove(&name)),
         });
@@ -166,11 +166,13 @@ impl Planner {
         if old == attachment.as_ref() {
             return false;
         }
-        // The pod itself, and whoever the API still shows with one of the addresses.
+        // The pod itself, and whoever has or had one of the addresses by the API or by another link.
         let both = [old, attachment.as_ref()].into_iter().flatten();
         let ips: BTreeSet<IpAddr> = both.clone().flat_map(|a| a.addresses.iter().copied()).collect();
-        let claims = self.model.pods.iter().filter(|(_, pod)| pod.ips.iter().any(|ip| ips.contains(ip)));
+        let share = |own: &[IpAddr]| own.iter().any(|ip| ips.contains(ip));
+        let claims = self.model.pods.iter().filter(|(_, pod)| share(&pod.ips));
         let mut pods: BTreeSet<Name> = claims.map(|(name, _)| name.clone()).collect();
+        pods.extend(self.model.attached.iter().filter(|a| share(&a.addresses)).map(Attachment::name));
         pods.extend(both.map(Attachment::name));
         self.dirty.extend(pods.iter().cloned());
         let pods: Vec<Name> = pods.into_iter().collect();
@@ -329,7 +331,7 @@ impl Planner {
         let Some(used) = self.groups.groups.get(&id) else { return };
         let all: Box<dyn Iterator<Item = (&Name, &Pod)>> = match &group.scope {
             Scope::One(namespace) => Box::new(within(&self.model.pods, namespace)),
-            Scope::Matching(_) => Box::new(self.model.pods.iter()),
+            Scope::Everywhere | Scope::Matching(_) => Box::new(self.model.pods.iter()),
         };
         for (name, pod) in all {
             if !holds(group, &self.model, name, pod) {
@@ -369,10 +371,11 @@ impl Groups {
         let id = self.next;
         self.next += 1;
         self.by_identity.insert(identity, id);
-        match &group.scope {
-            Scope::One(namespace) => drop(self.of_namespace.entry(namespace.clone()).or_default().insert(id)),
-            Scope::Matching(_) => drop(self.of_many.insert(id)),
-        }
+        let place = match &group.scope {
+            Scope::One(namespace) => self.of_namespace.entry(namespace.clone()).or_default(),
+            Scope::Everywhere | Scope::Matching(_) => &mut self.of_many,
+        };
+        place.insert(id);
         let sets = Family::ALL.map(|family| group.set(family));
         self.groups.insert(id, Used { group: group.clone(), sets, by: 1 });
         Some(id)
@@ -411,7 +414,7 @@ impl Groups {
 fn holds(group: &Group, model: &Model, name: &Name, pod: &Pod) -> bool {
     let inside = match &group.scope {
         Scope::One(namespace) => name.namespace == *namespace,
-        Scope::Matching(selector) if selector.is_everything() => model.namespaces.contains_key(&name.namespace),
+        Scope::Everywhere => true,
         Scope::Matching(selector) => {
             model.namespaces.get(&name.namespace).is_some_and(|labels| labels.match_by(selector))
         }

@@ -87,8 +87,11 @@ struct Touched {
     sets: BTreeMap<Arc<str>, bool>,
     chains: BTreeMap<Arc<str>, bool>,
     counters: BTreeMap<Arc<str>, bool>,
-    elements: BTreeMap<Arc<str>, BTreeMap<Element, Option<Option<Arc<str>>>>>,
+    elements: BTreeMap<Arc<str>, BTreeMap<Element, Before>>,
 }
+
+/// Whether an element stood in the kernel, and which chain it led to.
+type Before = Option<Option<Arc<str>>>;
 
 /// The sets and maps that are always there, with their type and the families of table that have them.
 const FRAME: [(&str, &str, &[&str]); 10] = [
@@ -250,14 +253,25 @@ impl Table {
             }
             theirs.into_keys().for_each(|text| edits.element(name, text, true, None));
         }
-        edits.sets.1 = found.sets.keys().filter(|n| !self.sets.contains_key(&***n) && !frame(n)).map(arc).collect();
+        edits.sets.1 =
+            found.sets.keys().filter(|n| !self.sets.contains_key(&***n) && !frame(n)).map(|name| arc(name)).collect();
         let own = |name: &&String| name.contains("gress");
         edits.chains.0 = self.chains.keys().filter(|name| !found.chains.contains(&***name)).cloned().collect();
-        edits.chains.1 =
-            found.chains.iter().filter(own).filter(|n| !self.chains.contains_key(n.as_str())).map(arc).collect();
+        edits.chains.1 = found
+            .chains
+            .iter()
+            .filter(own)
+            .filter(|n| !self.chains.contains_key(n.as_str()))
+            .map(|name| arc(name))
+            .collect();
         edits.counters.0 = self.counters.keys().filter(|name| !found.counters.contains(&***name)).cloned().collect();
-        edits.counters.1 =
-            found.counters.iter().filter(own).filter(|n| !self.counters.contains_key(n.as_str())).map(arc).collect();
+        edits.counters.1 = found
+            .counters
+            .iter()
+            .filter(own)
+            .filter(|n| !self.counters.contains_key(n.as_str()))
+            .map(|name| arc(name))
+            .collect();
         Some(edits)
     }
 
@@ -317,8 +331,8 @@ impl Table {
     }
 }
 
-fn arc(name: &String) -> Arc<str> {
-    name.as_str().into()
+fn arc(name: &str) -> Arc<str> {
+    name.into()
 }
 
 fn difference(
@@ -327,11 +341,12 @@ fn difference(
     (added, removed): &mut (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>),
 ) {
     for (name, before) in touched {
-        match (before, now(name)) {
-            (false, true) => drop(added.insert(name.clone())),
-            (true, false) => drop(removed.insert(name.clone())),
-            _ => {}
-        }
+        let changed = match (before, now(name)) {
+            (false, true) => &mut *added,
+            (true, false) => &mut *removed,
+            _ => continue,
+        };
+        changed.insert(name.clone());
     }
 }
 
