@@ -7,6 +7,10 @@ pub mod cgroup;
 pub mod conntrack;
 pub mod exec;
 pub mod fifo;
+pub mod forwarding;
+pub mod ipset;
+pub mod iptables;
+pub mod ipvs;
 pub mod mount;
 pub mod namespaces;
 pub mod netlink;
@@ -15,6 +19,7 @@ pub mod nftables;
 pub mod poll;
 pub mod process;
 pub mod selinux;
+pub mod socket;
 pub mod sysctl;
 
 #[cfg(test)]

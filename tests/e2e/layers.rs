@@ -7,6 +7,7 @@ use tests::bed::{checkout, output};
 /// below and the top, which uses all.
 const LAYERS: &[(&str, u8)] = &[
     ("api", 0),
+    ("bgp", 0),
     ("cri", 0),
     ("streams", 0),
     ("kernel", 1),
@@ -15,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cri-shim", 2),
     ("cni-plugins", 2),
     ("proxy", 2),
+    ("net", 2),
     ("control-plane", 2),
     ("images", 2),
     ("bosun", 3),

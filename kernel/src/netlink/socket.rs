@@ -121,7 +121,7 @@ impl Socket {
     }
 }
 
-fn split(bytes: &[u8]) -> io::Result<(NetlinkHeader, &[u8], &[u8])> {
+pub(super) fn split(bytes: &[u8]) -> io::Result<(NetlinkHeader, &[u8], &[u8])> {
     let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let length = word(0) as usize;

@@ -1,1 +1,317 @@
 //! The BGP speaker: sessions on TCP around the state machines of crate `bgp`.
+//!
+//! One task a peer ([`peer`]) owns its state machine, timers and connections; one listens ([`listen`]); one does BFD
+//! ([`bfd`]); all share the table of routes. Sockets close without a word when the speaker is dropped or killed, so that
+//! peers keep the routes (RFC 4724); [`Handle::shut_down`] ends sessions for good. [`mesh`] says who peers with whom.
+
+mod bfd;
+mod config;
+mod connection;
+mod duration;
+mod listen;
+pub mod mesh;
+mod peer;
+mod status;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bgp::message::Notification;
+use bgp::message::notification::{ADMINISTRATIVE_SHUTDOWN, CONFIGURATION_CHANGE, DECONFIGURED};
+use bgp::rib::{Change, PeerId, Rib, Selection};
+use bgp::{Family, Prefix};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+
+pub use bgp::rib::Origination;
+pub use config::{Bfd, Config, DEFAULT_AS, DEFAULT_PORT, Password, Peer, RESTART_TIME};
+pub use status::PeerStatus;
+
+use peer::Order;
+use status::Report;
+
+/// How long routes of before a restart are awaited (RFC 4724's selection deferral timer).
+const DEFERRAL: Duration = Duration::from_secs(30);
+/// Changes handed on at once.
+const CHANGES: usize = 4096;
+
+/// What the daemon is to do with the kernel's routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Changes(Vec<Change>),
+    /// All peers have told what they know, or took too long: routes of before, which no change has named, are stale.
+    Synchronised,
+}
+
+/// Why a speaker could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen for BGP on {address} port {port}: {source}")]
+    Listen { address: IpAddr, port: u16, source: io::Error },
+    #[error("peer {peer}: {source}")]
+    Filter { peer: String, source: bgp::filter::Invalid },
+    #[error("peers {one} and {other} have the same address {address}")]
+    SameAddress { one: String, other: String, address: IpAddr },
+}
+
+/// What all tasks share.
+struct Shared {
+    rib: Mutex<Rib>,
+    peers: Mutex<HashMap<IpAddr, Member>>,
+    reports: Mutex<BTreeMap<PeerId, Report>>,
+    /// The kernel is to hear of something, or waiting is over.
+    changed: Notify,
+    bfd: bfd::Sessions,
+}
+
+/// A peer that has a task.
+struct Member {
+    id: PeerId,
+    config: Peer,
+    orders: mpsc::UnboundedSender<Order>,
+    wake: Arc<Notify>,
+    task: AbortHandle,
+}
+
+/// A lock that a panicked task left is as good as any: what it guards is changed in single steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Wakes those who have something to tell.
+    fn wake(&self) {
+        let rib = lock(&self.rib);
+        for member in lock(&self.peers).values().filter(|member| rib.has_updates(member.id)) {
+            member.wake.notify_one();
+        }
+        if rib.has_changes() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Says to all that routes of before the restart are not awaited any more.
+    fn wake_all(&self) {
+        lock(&self.peers).values().for_each(|member| member.wake.notify_one());
+        self.changed.notify_one();
+    }
+}
+
+/// A speaker that runs until dropped.
+pub struct Handle {
+    shared: Arc<Shared>,
+    config: Config,
+    next_id: PeerId,
+    listeners: listen::Listeners,
+    tasks: JoinSet<()>,
+}
+
+/// Starts a speaker. `restarting`: the kernel still has routes of a predecessor, so peers are told so, and nothing is told
+/// to them or to the kernel before all have told their routes, or half a minute.
+///
+/// # Errors
+/// Where the port cannot be had, or a peer's configuration cannot be meant.
+pub async fn start(config: Config, restarting: bool) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
+    check(&config)?;
+    let listeners = listen::Listeners::open(&config)?;
+    let shared = Arc::new(Shared {
+        rib: Mutex::new(Rib::new(config.identity(), restarting)),
+        peers: Mutex::default(),
+        reports: Mutex::default(),
+        changed: Notify::new(),
+        bfd: bfd::Sessions::default(),
+    });
+    let (events, receiver) = mpsc::channel(16);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(hand_on(Arc::clone(&shared), events));
+    let mut handle =
+        Handle { shared, config: Config { peers: Vec::new(), ..config.clone() }, next_id: 1, listeners, tasks };
+    handle.listeners.serve(&handle.shared, &mut handle.tasks);
+    for peer in config.peers {
+        handle.add(peer);
+    }
+    if restarting {
+        let shared = Arc::clone(&handle.shared);
+        handle.tasks.spawn(async move {
+            tokio::time::sleep(if lock(&shared.peers).is_empty() { Duration::ZERO } else { DEFERRAL }).await;
+            lock(&shared.rib).stop_waiting();
+            shared.wake_all();
+        });
+    }
+    Ok((handle, receiver))
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let mut names: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    for peer in &config.peers {
+        for filter in &peer.filters {
+            filter.check().map_err(|source| Error::Filter { peer: peer.name.clone(), source })?;
+        }
+        if let Some(one) = names.insert(peer.peer_ip, &peer.name) {
+            return Err(Error::SameAddress { one: one.into(), other: peer.name.clone(), address: peer.peer_ip });
+        }
+    }
+    Ok(())
+}
+
+/// Tells the daemon what changed, and once that the table is complete.
+async fn hand_on(shared: Arc<Shared>, events: mpsc::Sender<Event>) {
+    let mut synchronised = false;
+    loop {
+        let (changes, waiting) = {
+            let mut rib = lock(&shared.rib);
+            (rib.take_changes(CHANGES), rib.is_waiting())
+        };
+        let event = match (changes.is_empty(), waiting || synchronised) {
+            (false, _) => Event::Changes(changes),
+            (true, false) => {
+                synchronised = true;
+                Event::Synchronised
+            }
+            (true, true) => {
+                shared.changed.notified().await;
+                continue;
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Handle {
+    /// Changes peers and settings. Sessions of peers that stay the same are not touched; where only filters and the like
+    /// differ, the session stays too.
+    ///
+    /// # Errors
+    /// Where a peer's configuration cannot be meant, or a new port cannot be had. Nothing is changed then.
+    pub async fn configure(&mut self, config: Config) -> Result<(), Error> {
+        check(&config)?;
+        if config.listen_port != self.config.listen_port {
+            self.listeners = listen::Listeners::open(&config)?;
+            self.listeners.serve(&self.shared, &mut self.tasks);
+        }
+        let same_speaker = self.config.same_speaker(&config);
+        lock(&self.shared.rib).set_identity(config.identity());
+        self.config = Config { peers: Vec::new(), ..config.clone() };
+        let known: Vec<(IpAddr, Peer)> =
+            lock(&self.shared.peers).iter().map(|(address, member)| (*address, member.config.clone())).collect();
+        for (address, old) in known {
+            match config.peers.iter().find(|peer| peer.peer_ip == address) {
+                Some(new) if same_speaker && old.same_session(new) => self.change(&old, new),
+                Some(new) => {
+                    self.remove(address, Notification::new(CONFIGURATION_CHANGE)).await;
+                    self.add(new.clone());
+                }
+                None => self.remove(address, Notification::new(DECONFIGURED)).await,
+            }
+        }
+        for peer in config.peers {
+            if !lock(&self.shared.peers).contains_key(&peer.peer_ip) {
+                self.add(peer);
+            }
+        }
+        self.shared.wake();
+        Ok(())
+    }
+
+    fn add(&mut self, config: Peer) {
+        let id = self.next_id;
+        self.next_id += 1;
+        lock(&self.shared.rib).add_peer(id, config.policy());
+        if let Err(error) = self.listeners.expect(&config) {
+            tracing::warn!("peer {}: cannot set the password of the listening socket: {error}", config.name);
+        }
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let wake = Arc::new(Notify::new());
+        let task = peer::Task::new(id, &config, &self.config, Arc::clone(&self.shared), Arc::clone(&wake));
+        let task = self.tasks.spawn(task.run(inbox));
+        let member = Member { id, orders, wake, task, config };
+        lock(&self.shared.peers).insert(member.config.peer_ip, member);
+    }
+
+    fn change(&self, old: &Peer, new: &Peer) {
+        if old == new {
+            return;
+        }
+        let mut peers = lock(&self.shared.peers);
+        let Some(member) = peers.get_mut(&new.peer_ip) else { return };
+        member.config = new.clone();
+        let (before, after) = (old.policy(), new.policy());
+        let import = !before.rules.same_import(&after.rules) || before.allowed_local_as != after.allowed_local_as;
+        lock(&self.shared.rib).set_policy(member.id, after);
+        if import {
+            // The task may be gone where it panicked.
+            let _ = member.orders.send(Order::AskAnew);
+        }
+    }
+
+    async fn remove(&mut self, address: IpAddr, told: Notification) {
+        let Some(member) = lock(&self.shared.peers).remove(&address) else { return };
+        let (done, waits) = tokio::sync::oneshot::channel();
+        let _ = member.orders.send(Order::Stop(told, done));
+        if tokio::time::timeout(Duration::from_secs(2), waits).await.is_err() {
+            tracing::warn!("peer {}: its task does not end", member.config.name);
+        }
+        member.task.abort();
+        self.listeners.forget(&member.config);
+        lock(&self.shared.rib).remove_peer(member.id);
+        lock(&self.shared.reports).remove(&member.id);
+        self.shared.wake_all();
+    }
+
+    /// Makes these the routes of this node, in place of all of before.
+    pub fn originate(&self, routes: &[Origination]) {
+        lock(&self.shared.rib).originate(routes);
+        self.shared.wake();
+    }
+
+    /// Ends all sessions for good, saying why: peers drop this node's routes at once.
+    pub async fn shut_down(mut self, why: &str) {
+        let addresses: Vec<IpAddr> = lock(&self.shared.peers).keys().copied().collect();
+        for address in addresses {
+            self.remove(address, Notification::saying(ADMINISTRATIVE_SHUTDOWN, why)).await;
+        }
+    }
+
+    /// All peers, by name and address.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let now = Instant::now();
+        let rib = lock(&self.shared.rib);
+        let reports = lock(&self.shared.reports);
+        let mut peers: Vec<PeerStatus> = lock(&self.shared.peers)
+            .values()
+            .map(|member| {
+                let report = reports.get(&member.id).cloned().unwrap_or_else(Report::fresh);
+                let counts = rib.counts(member.id);
+                PeerStatus {
+                    name: member.config.name.clone(),
+                    address: member.config.peer_ip,
+                    as_number: member.config.as_number,
+                    state: report.state,
+                    uptime: now.duration_since(report.since).as_secs(),
+                    received: counts.received,
+                    accepted: counts.accepted,
+                    sent: counts.sent,
+                    last_error: report.last_error,
+                    bfd: report.bfd,
+                    stale_for: report.stale_until.map(|until| until.duration_since(now).as_secs()),
+                }
+            })
+            .collect();
+        peers.sort_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
+        peers
+    }
+
+    /// The routes in use of a family, up to `most`, in order.
+    pub fn routes(&self, family: Family, most: usize) -> Vec<(Prefix, Selection)> {
+        let rib = lock(&self.shared.rib);
+        let mut routes: Vec<_> = rib.routes(family).filter(|(_, selection)| selection.best.is_some()).collect();
+        routes.sort_by_key(|(prefix, _)| *prefix);
+        routes.truncate(most);
+        routes
+    }
+}

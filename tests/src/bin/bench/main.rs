@@ -1,6 +1,7 @@
 //! The measurements behind `hack/bench`. Each prints one line of JSON; the script sets ours beside the peer's.
 
 mod api;
+mod bgp;
 mod cri;
 mod figures;
 mod memory;
@@ -105,6 +106,17 @@ enum Measurement {
         #[arg(long, default_value_t = 250)]
         list_at: usize,
     },
+    /// A BGP speaker between a feeder and a sink of many routes; each figure is the median of all rounds.
+    Bgp {
+        #[arg(long)]
+        side: bgp::Side,
+        #[arg(long)]
+        routes: u32,
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
+    /// The speaker of `bgp --side bosun`.
+    BgpSpeaker,
     /// Network policies: all of them into a kernel's namespace of its own, then one label and one policy.
     Policy {
         #[arg(long, default_value_t = 1000)]
@@ -148,6 +160,8 @@ fn main() -> anyhow::Result<()> {
             let load = cri::Load { image, cgroup_parent, logs, pids, singles, together, memory_at, list_at };
             runtime.block_on(cri::measure(&socket, &load))?
         }
+        Measurement::Bgp { side, routes, rounds } => bgp::rounds(side, routes, rounds)?,
+        Measurement::BgpSpeaker => runtime.block_on(bgp::speaker())?,
         Measurement::Policy { policies, pods, others, changes } => {
             policy::measure(&policy::Load { policies, pods, others, changes })?
         }

@@ -1,0 +1,161 @@
+//! What a peer is told of a route (RFC 4271 section 9.1.3 and 9.2, 4456 section 8), and the UPDATEs that say it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::table::{LOCAL, Path, PeerId};
+use super::{Live, Peer, Rib, peer_type};
+use crate::attributes::{Attributes, Community, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, NextHop};
+use crate::filter::{self, Subject, Verdict};
+use crate::message::update::{announce, end_of_rib, withdraw};
+use crate::prefix::{Family, Prefix};
+
+/// Prefixes that are told the same: their attributes, by address, who told them, and the export rule they met.
+type Group = (usize, PeerId, Verdict);
+
+impl Rib {
+    /// Whether and how a peer is told of a path.
+    pub(super) fn export(&self, id: PeerId, prefix: Prefix, path: &Path) -> Option<Verdict> {
+        let peer = self.peers.get(&id)?;
+        let live = peer.live.as_ref()?;
+        let family = prefix.family();
+        if path.peer == id || !live.negotiated.families.contains(&family) || !self.may_pass(peer, live, path) {
+            return None;
+        }
+        self.next_hop(peer, live, family, path)?;
+        let subject = Subject {
+            prefix,
+            attributes: &path.attributes,
+            priority: path.priority.map(u32::from),
+            remote: path.peer != LOCAL,
+            peer: peer_type(live.negotiated.dialect.external),
+        };
+        Some(filter::judge(peer.policy.rules.export(family), &subject)).filter(|verdict| *verdict != Verdict::Reject)
+    }
+
+    fn may_pass(&self, peer: &Peer, live: &Live, path: &Path) -> bool {
+        let external = live.negotiated.dialect.external;
+        let has = |community| path.attributes.has(Community::Standard(community));
+        if has(NO_ADVERTISE) || external && (has(NO_EXPORT) || has(NO_EXPORT_SUBCONFED)) {
+            return false;
+        }
+        external || !self.is_internal(path) || self.reflects(peer, path)
+    }
+
+    /// Whether a peer of our own AS told it.
+    fn is_internal(&self, path: &Path) -> bool {
+        path.peer != LOCAL && self.peers.get(&path.peer).is_some_and(|source| !source.origin.external)
+    }
+
+    /// RFC 4456 section 6: from clients to all, from others to clients.
+    fn reflects(&self, peer: &Peer, path: &Path) -> bool {
+        let from_client = self.peers.get(&path.peer).is_some_and(|source| source.policy.reflector_client);
+        self.identity.cluster_id.is_some() && (from_client || peer.policy.reflector_client)
+    }
+
+    fn next_hop(&self, peer: &Peer, live: &Live, family: Family, path: &Path) -> Option<NextHop> {
+        let given = path.attributes.next_hop;
+        let usable = |address: IpAddr| {
+            Family::of(address) == family || family == Family::Ipv4 && live.negotiated.dialect.extended_next_hop
+        };
+        let kept = (self.is_internal(path) && !live.negotiated.dialect.external)
+            || peer.policy.keep_original_next_hop
+            || path.peer == LOCAL;
+        if kept && !given.address.is_unspecified() {
+            return usable(given.address).then_some(given);
+        }
+        let own = [live.local_address].into_iter().chain(self.identity.addresses.iter().copied());
+        let of_family = own.clone().find(|address| Family::of(*address) == family);
+        of_family.or_else(|| own.clone().find(|address| usable(*address))).map(NextHop::of)
+    }
+
+    /// What a peer is told: the path's attributes as this speaker hands them on.
+    fn handed_on(&self, peer: &Peer, live: &Live, family: Family, path: &Path, verdict: Verdict) -> Option<Attributes> {
+        let mut attributes = (*path.attributes).clone();
+        attributes.next_hop = self.next_hop(peer, live, family, path)?;
+        if live.negotiated.dialect.external {
+            attributes.as_path = attributes.as_path.prepended(&[peer.policy.local_as.unwrap_or(self.identity.asn)]);
+            attributes.local_pref = None;
+            attributes.originator_id = None;
+            attributes.cluster_list = Box::default();
+            if path.peer != LOCAL {
+                attributes.med = None;
+            }
+        } else {
+            attributes.local_pref.get_or_insert(100);
+            if let (true, Some(cluster)) = (self.is_internal(path), self.identity.cluster_id) {
+                let source = self.peers.get(&path.peer).map(|source| source.origin.identifier);
+                attributes.originator_id = attributes.originator_id.or(source);
+                attributes.cluster_list =
+                    [cluster].into_iter().chain(attributes.cluster_list.iter().copied()).collect();
+            }
+        }
+        if let Verdict::Change(index) = verdict {
+            peer.policy.rules.export(family)[index].apply(&mut attributes, &mut None);
+        }
+        Some(attributes)
+    }
+
+    /// Whether a peer is to be told something.
+    pub fn has_updates(&self, id: PeerId) -> bool {
+        let ready = |peer: &&Peer| !self.is_waiting() && peer.live.is_some();
+        self.peers.get(&id).filter(ready).is_some_and(|peer| !peer.pending.is_empty() || !peer.owed.is_empty())
+    }
+
+    /// The bytes of UPDATEs about the next prefixes, up to `most`, and of End-of-RIB after the last. Empty where there is
+    /// nothing to tell.
+    pub fn take_updates(&mut self, id: PeerId, most: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        if !self.has_updates(id) {
+            return out;
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return out };
+        let taken = peer.pending.take(most);
+        let sent = self.encode(id, &taken, &mut out);
+        let Some(peer) = self.peers.get_mut(&id) else { return out };
+        peer.counts.sent = peer.counts.sent.saturating_add_signed(sent);
+        let done: Vec<Family> = peer.owed.iter().copied().filter(|family| peer.pending.is_empty_of(*family)).collect();
+        for family in done {
+            peer.owed.remove(&family);
+            end_of_rib(family, &mut out);
+        }
+        out
+    }
+
+    /// Appends the UPDATEs about prefixes of one family; how many more the peer knows then.
+    fn encode(&self, id: PeerId, prefixes: &[(Prefix, bool)], out: &mut Vec<u8>) -> isize {
+        let Some(peer) = self.peers.get(&id) else { return 0 };
+        let (Some(live), Some((first, _))) = (&peer.live, prefixes.first()) else { return 0 };
+        let (family, dialect) = (first.family(), &live.negotiated.dialect);
+        let mut groups: BTreeMap<Group, (Path, Vec<Prefix>)> = BTreeMap::new();
+        let mut gone = Vec::new();
+        let mut change = 0;
+        for (prefix, told) in prefixes {
+            let best = self.selection(*prefix).best;
+            let exported = best.and_then(|path| self.export(id, *prefix, &path).map(|verdict| (path, verdict)));
+            match exported {
+                Some((path, verdict)) => {
+                    change += isize::from(!told);
+                    let key = (Arc::as_ptr(&path.attributes) as usize, path.peer, verdict);
+                    groups.entry(key).or_insert_with(|| (path, Vec::new())).1.push(*prefix);
+                }
+                None if *told => {
+                    change -= 1;
+                    gone.push(*prefix);
+                }
+                None => {}
+            }
+        }
+        withdraw(family, &gone, dialect, out);
+        for ((_, _, verdict), (path, mut prefixes)) in groups {
+            prefixes.sort_unstable();
+            let attributes = self.handed_on(peer, live, family, &path, verdict);
+            if !attributes.is_some_and(|attributes| announce(&attributes, &prefixes, dialect, out)) {
+                withdraw(family, &prefixes, dialect, out);
+                change -= isize::try_from(prefixes.len()).unwrap_or(isize::MAX);
+            }
+        }
+        change
+    }
+}

@@ -1,0 +1,494 @@
+//! The routes: what each peer told (Adj-RIB-In), which are used (Loc-RIB), and what each peer is still to be told
+//! (Adj-RIB-Out), as one table.
+//!
+//! What a peer was told is not kept: it follows from the best path and the export rules, so that only prefixes whose best
+//! path changed are remembered, until they are sent. The same holds for what the kernel is to know.
+//!
+//! Source: RFC 4271 section 9, 4456 (reflection), 4724 (restart).
+
+mod export;
+mod select;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use crate::attributes::{AsPath, Attributes, Community, NextHop};
+use crate::filter::{self, PeerType, Rules, Subject, Verdict};
+use crate::message::Update;
+use crate::prefix::{Family, Prefix};
+use crate::session::Negotiated;
+
+use select::Origin;
+pub use select::Selection;
+use table::{Interner, Pending, Tables};
+pub use table::{LOCAL, Path, PeerId};
+
+/// What this speaker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub asn: u32,
+    pub identifier: Ipv4Addr,
+    /// Its cluster, where it reflects routes (RFC 4456).
+    pub cluster_id: Option<Ipv4Addr>,
+    /// How many equal paths are used together.
+    pub maximum_paths: usize,
+    /// This node's addresses, as next hops where a session's own address is of the other family.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How routes of and to a peer are dealt with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    pub rules: Arc<Rules>,
+    pub keep_original_next_hop: bool,
+    /// How often this AS may be in a path from the peer.
+    pub allowed_local_as: usize,
+    /// Routes from it and to it are reflected.
+    pub reflector_client: bool,
+    /// What this side calls itself to the peer, where not by the speaker's AS.
+    pub local_as: Option<u32>,
+}
+
+/// A session that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    pub negotiated: Negotiated,
+    pub peer_address: IpAddr,
+    pub local_address: IpAddr,
+}
+
+/// How many prefixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub received: usize,
+    pub accepted: usize,
+    pub sent: usize,
+}
+
+struct Peer {
+    policy: Policy,
+    origin: Origin,
+    live: Option<Live>,
+    pending: Pending,
+    /// Families whose End-of-RIB is still to be sent.
+    owed: BTreeSet<Family>,
+    /// Families of which the peer's End-of-RIB has not come.
+    unheard: BTreeSet<Family>,
+    counts: Counts,
+}
+
+/// A route of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origination {
+    pub prefix: Prefix,
+    /// This node where it is not given.
+    pub next_hop: Option<IpAddr>,
+    pub communities: Vec<Community>,
+}
+
+/// What the kernel is to know of a prefix: no next hops where it is gone or this node's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub prefix: Prefix,
+    pub next_hops: Vec<NextHop>,
+    /// The metric that an import rule has set.
+    pub priority: Option<u32>,
+}
+
+pub struct Rib {
+    identity: Identity,
+    tables: Tables,
+    interner: Interner,
+    peers: BTreeMap<PeerId, Peer>,
+    changed: Pending,
+    /// Peers whose routes are awaited after a restart before anything is told (RFC 4724 section 4.1).
+    awaited: Option<BTreeSet<PeerId>>,
+}
+
+impl Rib {
+    /// `restarting`: nothing is told before all peers have told their routes or [`Rib::stop_waiting`].
+    pub fn new(identity: Identity, restarting: bool) -> Self {
+        Self {
+            identity,
+            tables: Tables::default(),
+            interner: Interner::default(),
+            peers: BTreeMap::new(),
+            changed: Pending::default(),
+            awaited: restarting.then(BTreeSet::new),
+        }
+    }
+
+    pub fn add_peer(&mut self, id: PeerId, policy: Policy) {
+        let nobody =
+            Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
+        let peer = Peer {
+            policy,
+            origin: nobody,
+            live: None,
+            pending: Pending::default(),
+            owed: BTreeSet::new(),
+            unheard: BTreeSet::new(),
+            counts: Counts::default(),
+        };
+        self.peers.insert(id, peer);
+        if let Some(awaited) = &mut self.awaited {
+            awaited.insert(id);
+        }
+    }
+
+    /// Forgets a peer and its routes.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        self.down(id, &[]);
+        self.peers.remove(&id);
+        self.heard(id);
+    }
+
+    /// Changes how a peer's routes are dealt with from now on. Routes that it told already are asked for anew by whoever
+    /// calls, where the import rules differ.
+    pub fn set_policy(&mut self, id: PeerId, policy: Policy) {
+        let told = self.told(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.policy = policy;
+        self.tell_again(id, told);
+    }
+
+    /// What a peer knows, or will when all that is pending is sent.
+    fn told(&self, id: PeerId) -> Vec<Prefix> {
+        let live = self.peers.get(&id).and_then(|peer| peer.live.as_ref());
+        let families = live.map(|live| &live.negotiated.families[..]).unwrap_or_default();
+        families.iter().flat_map(|family| self.exported(id, *family)).collect()
+    }
+
+    fn tell_again(&mut self, id: PeerId, told: Vec<Prefix>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        told.into_iter().for_each(|prefix| peer.pending.add(prefix, true));
+        self.tell_all(id);
+    }
+
+    /// A session stands: everything is to be told, and what the peer does not keep over its restart is gone.
+    pub fn up(&mut self, id: PeerId, live: Live) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.origin = Origin {
+            external: live.negotiated.dialect.external,
+            identifier: live.negotiated.identifier,
+            address: live.peer_address,
+        };
+        peer.pending = Pending::default();
+        peer.counts.sent = 0;
+        peer.owed = live.negotiated.families.iter().copied().collect();
+        peer.unheard = peer.owed.clone();
+        let restart = live.negotiated.restart.clone();
+        peer.live = Some(live);
+        // RFC 4724 section 4.1: who has just restarted too, or never says that it is done, is not waited for.
+        if restart.as_ref().is_none_or(|restart| restart.restarting || restart.families.is_empty()) {
+            self.heard(id);
+        }
+        for family in Family::ALL {
+            let kept = restart.as_ref().is_some_and(|restart| restart.families.contains(&(family, true)));
+            if !kept {
+                self.remove(id, family, |path| path.stale);
+            }
+        }
+        self.tell_all(id);
+    }
+
+    /// A session ended. The peer's routes of the families in `kept` become stale and stay for now.
+    pub fn down(&mut self, id: PeerId, kept: &[Family]) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.live = None;
+        peer.pending = Pending::default();
+        peer.counts.sent = 0;
+        for family in Family::ALL {
+            if kept.contains(&family) {
+                // Those of before an earlier restart that were never told again.
+                self.remove(id, family, |path| path.stale);
+                self.mark_stale(id, family);
+            } else {
+                self.remove(id, family, |_| true);
+            }
+        }
+    }
+
+    /// The time for a peer's restart is over: what is stale goes.
+    pub fn expire(&mut self, id: PeerId) {
+        Family::ALL.into_iter().for_each(|family| self.remove(id, family, |path| path.stale));
+    }
+
+    /// Takes what a peer told.
+    pub fn update(&mut self, id: PeerId, update: Update) {
+        let Some(families) =
+            self.peers.get(&id).and_then(|peer| peer.live.as_ref()).map(|live| live.negotiated.families.clone())
+        else {
+            return;
+        };
+        for prefix in update.withdrawn {
+            self.replace(prefix, id, None);
+        }
+        for announced in update.announced {
+            let spoken = announced.prefixes.first().is_some_and(|prefix| families.contains(&prefix.family()));
+            if spoken {
+                self.announced(id, announced.attributes, &announced.prefixes);
+            }
+        }
+        if let Some(family) = update.end_of_rib {
+            self.end_of_rib(id, family);
+        }
+    }
+
+    fn end_of_rib(&mut self, id: PeerId, family: Family) {
+        self.remove(id, family, |path| path.stale);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.unheard.remove(&family);
+        if peer.unheard.is_empty() {
+            self.heard(id);
+        }
+    }
+
+    fn announced(&mut self, id: PeerId, attributes: Attributes, prefixes: &[Prefix]) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let looped = self.is_looped(peer, &attributes);
+        let kind = peer_type(peer.origin.external);
+        let rules = Arc::clone(&peer.policy.rules);
+        let raw = self.interner.intern(attributes);
+        // Of one UPDATE, prefixes that meet the same rule share their attributes.
+        let mut changed: BTreeMap<usize, (Arc<Attributes>, Option<u32>)> = BTreeMap::new();
+        for prefix in prefixes {
+            let rules = rules.import(prefix.family());
+            let subject = Subject { prefix: *prefix, attributes: &raw, priority: None, remote: true, peer: kind };
+            let verdict = if looped { Verdict::Reject } else { filter::judge(rules, &subject) };
+            let (attributes, priority) = match verdict {
+                Verdict::Change(index) => changed
+                    .entry(index)
+                    .or_insert_with(|| {
+                        let (mut attributes, mut priority) = ((*raw).clone(), None);
+                        rules[index].apply(&mut attributes, &mut priority);
+                        (self.interner.intern(attributes), priority)
+                    })
+                    .clone(),
+                Verdict::Accept | Verdict::Reject => (raw.clone(), None),
+            };
+            let rejected = verdict == Verdict::Reject;
+            let priority = priority.and_then(std::num::NonZeroU32::new);
+            self.replace(*prefix, id, Some(Path { attributes, priority, peer: id, rejected, stale: false }));
+        }
+    }
+
+    /// Whether a route has been here before (RFC 4271 section 9.1.2, 4456 section 8), or leads to this speaker itself.
+    fn is_looped(&self, peer: &Peer, attributes: &Attributes) -> bool {
+        let own = attributes.as_path.numbers().filter(|asn| *asn == self.identity.asn).count();
+        own > peer.policy.allowed_local_as
+            || attributes.originator_id == Some(self.identity.identifier)
+            || self.identity.cluster_id.is_some_and(|cluster| attributes.cluster_list.contains(&cluster))
+            || peer.live.as_ref().is_some_and(|live| live.local_address == attributes.next_hop.address)
+            || self.identity.addresses.contains(&attributes.next_hop.address)
+    }
+
+    /// Makes these the routes of this node. Those of before that are not among them are withdrawn.
+    pub fn originate(&mut self, routes: &[Origination]) {
+        let kept: BTreeSet<Prefix> = routes.iter().map(|route| route.prefix).collect();
+        for family in Family::ALL {
+            let gone: Vec<Prefix> =
+                self.of_peer(LOCAL, family, |_| true).filter(|prefix| !kept.contains(prefix)).collect();
+            gone.into_iter().for_each(|prefix| self.replace(prefix, LOCAL, None));
+        }
+        for route in routes {
+            let unspecified = match route.prefix.family() {
+                Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                Family::Ipv6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+            };
+            let mut attributes = Attributes::new(NextHop::of(route.next_hop.unwrap_or(unspecified)));
+            attributes.as_path = AsPath::default();
+            route.communities.iter().for_each(|community| attributes.add(*community));
+            let attributes = self.interner.intern(attributes);
+            let path = Path { attributes, priority: None, peer: LOCAL, rejected: false, stale: false };
+            self.replace(route.prefix, LOCAL, Some(path));
+        }
+    }
+
+    /// Changes the cluster that this speaker reflects for, or its addresses. AS and identifier need new sessions.
+    pub fn set_identity(&mut self, identity: Identity) {
+        if self.identity == identity {
+            return;
+        }
+        let ids = self.peers.keys().copied();
+        let told: Vec<(PeerId, Vec<Prefix>)> = ids.map(|id| (id, self.told(id))).collect();
+        self.identity = identity;
+        told.into_iter().for_each(|(id, told)| self.tell_again(id, told));
+    }
+
+    /// All of it is told to a peer again, which asked for it (RFC 2918).
+    pub fn refresh(&mut self, id: PeerId, family: Family) {
+        let prefixes: Vec<Prefix> = self.exported(id, family).collect();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        prefixes.into_iter().for_each(|prefix| peer.pending.add(prefix, true));
+    }
+
+    /// Puts a peer's path in place, or takes it away, and remembers who is to hear of it.
+    fn replace(&mut self, prefix: Prefix, id: PeerId, path: Option<Path>) {
+        let before = self.selection(prefix);
+        let count = |counts: &mut Counts, path: &Path, sign: isize| {
+            counts.received = counts.received.saturating_add_signed(sign);
+            counts.accepted = counts.accepted.saturating_add_signed(if path.rejected { 0 } else { sign });
+        };
+        let fresh = path.as_ref().map(|path| path.rejected);
+        let old = match path {
+            Some(path) => self.tables.put(prefix, path),
+            None => self.tables.take(prefix, id),
+        };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            if let Some(old) = &old {
+                count(&mut peer.counts, old, -1);
+            }
+            if let Some(rejected) = fresh {
+                peer.counts.received += 1;
+                peer.counts.accepted += usize::from(!rejected);
+            }
+        }
+        let after = self.selection(prefix);
+        if before.same(&after) {
+            return;
+        }
+        self.changed.add(prefix, true);
+        let same_best = match (&before.best, &after.best) {
+            (Some(before), Some(after)) => before.same(after),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same_best {
+            self.tell(prefix, before.best.as_ref(), after.best.as_ref());
+        }
+    }
+
+    fn tell(&mut self, prefix: Prefix, before: Option<&Path>, after: Option<&Path>) {
+        let ids: Vec<PeerId> = self.peers.iter().filter(|(_, peer)| peer.live.is_some()).map(|(id, _)| *id).collect();
+        for id in ids {
+            let told = before.is_some_and(|path| self.export(id, prefix, path).is_some());
+            let tells = told || after.is_some_and(|path| self.export(id, prefix, path).is_some());
+            if let (true, Some(peer)) = (tells, self.peers.get_mut(&id)) {
+                peer.pending.add(prefix, told);
+            }
+        }
+    }
+
+    /// Everything that a peer may know is to be told to it.
+    fn tell_all(&mut self, id: PeerId) {
+        let Some(live) = self.peers.get(&id).and_then(|peer| peer.live.as_ref()) else { return };
+        for family in live.negotiated.families.clone() {
+            let prefixes: Vec<Prefix> = self.exported(id, family).collect();
+            let Some(peer) = self.peers.get_mut(&id) else { return };
+            prefixes.into_iter().for_each(|prefix| peer.pending.add(prefix, false));
+        }
+    }
+
+    fn exported(&self, id: PeerId, family: Family) -> impl Iterator<Item = Prefix> + '_ {
+        self.tables.iter(family).filter_map(move |(prefix, paths)| {
+            let best = self.choose(paths).best?;
+            self.export(id, prefix, &best).map(|_| prefix)
+        })
+    }
+
+    fn selection(&self, prefix: Prefix) -> Selection {
+        self.choose(self.tables.get(prefix))
+    }
+
+    fn choose(&self, paths: &[Path]) -> Selection {
+        let nobody =
+            Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
+        select::select(paths, self.identity.maximum_paths, |id| self.peers.get(&id).map_or(nobody, |peer| peer.origin))
+    }
+
+    fn of_peer(&self, id: PeerId, family: Family, which: fn(&Path) -> bool) -> impl Iterator<Item = Prefix> + '_ {
+        let has = move |path: &Path| path.peer == id && which(path);
+        self.tables.iter(family).filter(move |(_, paths)| paths.iter().any(has)).map(|(prefix, _)| prefix)
+    }
+
+    fn remove(&mut self, id: PeerId, family: Family, which: fn(&Path) -> bool) {
+        if self.peers.get(&id).is_some_and(|peer| peer.counts.received == 0) {
+            return;
+        }
+        let gone: Vec<Prefix> = self.of_peer(id, family, which).collect();
+        let many = gone.len() > 1024;
+        gone.into_iter().for_each(|prefix| self.replace(prefix, id, None));
+        if many {
+            self.interner.sweep();
+        }
+    }
+
+    fn mark_stale(&mut self, id: PeerId, family: Family) {
+        let prefixes: Vec<Prefix> = self.of_peer(id, family, |_| true).collect();
+        for prefix in prefixes {
+            let path = self.tables.get(prefix).iter().find(|path| path.peer == id).cloned();
+            if let Some(path) = path {
+                self.tables.put(prefix, Path { stale: true, ..path });
+            }
+        }
+    }
+
+    fn heard(&mut self, id: PeerId) {
+        if let Some(awaited) = &mut self.awaited {
+            awaited.remove(&id);
+            if awaited.is_empty() {
+                self.awaited = None;
+            }
+        }
+    }
+
+    /// Whether routes of before the restart are still awaited.
+    pub fn is_waiting(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// The time to wait after a restart is over.
+    pub fn stop_waiting(&mut self) {
+        self.awaited = None;
+    }
+
+    /// What the kernel is to be told next, up to `most` prefixes. Nothing while waiting.
+    pub fn take_changes(&mut self, most: usize) -> Vec<Change> {
+        if self.is_waiting() {
+            return Vec::new();
+        }
+        let taken = self.changed.take(most);
+        taken.into_iter().map(|(prefix, _)| self.change(prefix)).collect()
+    }
+
+    pub fn has_changes(&self) -> bool {
+        !self.is_waiting() && !self.changed.is_empty()
+    }
+
+    fn change(&self, prefix: Prefix) -> Change {
+        let selection = self.selection(prefix);
+        let next_hops =
+            selection.iter().filter(|path| path.peer != LOCAL).map(|path| path.attributes.next_hop).collect();
+        let priority = selection.best.as_ref().and_then(|path| path.priority).map(u32::from);
+        Change { prefix, next_hops, priority }
+    }
+
+    /// All routes in use, for the operator, and the peers that told them.
+    pub fn routes(&self, family: Family) -> impl Iterator<Item = (Prefix, Selection)> + '_ {
+        self.tables.iter(family).map(|(prefix, paths)| (prefix, self.choose(paths)))
+    }
+
+    pub fn counts(&self, id: PeerId) -> Counts {
+        self.peers.get(&id).map(|peer| peer.counts).unwrap_or_default()
+    }
+
+    /// Prefixes of a family that any peer told.
+    pub fn len(&self, family: Family) -> usize {
+        self.tables.len(family)
+    }
+
+    /// How many distinct sets of attributes the routes have.
+    pub fn attribute_sets(&self) -> usize {
+        self.interner.len()
+    }
+}
+
+fn peer_type(external: bool) -> PeerType {
+    if external { PeerType::External } else { PeerType::Internal }
+}
+
+#[cfg(test)]
+mod tests;

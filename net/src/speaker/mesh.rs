@@ -1,0 +1,386 @@
+//! Who peers with whom: the cluster's nodes and its BGP configuration, as one node's [`Config`]. Pure.
+//!
+//! Field names are those of Calico's BGPConfiguration and BGPPeer; selectors are Kubernetes' (`rack in (a,b)`), with
+//! `all()` for every node. A BGPPeer with a peerSelector is a session of both ends. Nodes that reflect routes are no part
+//! of the full mesh.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use api::labels::Selector;
+use bgp::Family;
+use bgp::filter::Filter;
+use serde::Deserialize;
+
+use super::config::{Bfd, Config, DEFAULT_AS, DEFAULT_PORT, Password, Peer, RESTART_TIME};
+
+/// A node as its object tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub addresses: Vec<IpAddr>,
+    /// Annotation `projectcalico.org/ASNumber`.
+    pub as_number: Option<u32>,
+    /// Annotation `projectcalico.org/RouteReflectorClusterID`: it reflects routes.
+    pub cluster_id: Option<Ipv4Addr>,
+}
+
+/// What the administrator asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Bgp {
+    /// By default true.
+    pub node_to_node_mesh_enabled: Option<bool>,
+    pub as_number: Option<u32>,
+    pub listen_port: Option<u16>,
+    pub node_mesh_password: Option<PasswordRef>,
+    #[serde(with = "super::duration::optional")]
+    pub node_mesh_max_restart_time: Option<Duration>,
+    /// BFD between the nodes of the mesh.
+    pub node_mesh_bfd: Option<Bfd>,
+    pub peers: Vec<BgpPeer>,
+    /// By name.
+    pub filters: BTreeMap<String, Filter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BgpPeer {
+    pub name: String,
+    pub node: Option<String>,
+    pub node_selector: Option<String>,
+    /// An address, or an address and a port.
+    #[serde(rename = "peerIP")]
+    pub peer_ip: Option<String>,
+    pub as_number: Option<u32>,
+    #[serde(rename = "localASNumber")]
+    pub local_as_number: Option<u32>,
+    pub peer_selector: Option<String>,
+    pub keep_original_next_hop: bool,
+    pub password: Option<PasswordRef>,
+    pub source_address: Option<SourceAddress>,
+    #[serde(with = "super::duration::optional")]
+    pub max_restart_time: Option<Duration>,
+    #[serde(with = "super::duration::optional")]
+    pub keepalive_time: Option<Duration>,
+    #[serde(rename = "numAllowedLocalASNumbers")]
+    pub num_allowed_local_as_numbers: u8,
+    pub ttl_security: Option<u8>,
+    pub filters: Vec<String>,
+    pub bfd: Option<Bfd>,
+}
+
+/// Where a password is: a key of a Secret in kube-system.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PasswordRef {
+    pub secret_key_ref: SecretKeyRef,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretKeyRef {
+    pub name: String,
+    pub key: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum SourceAddress {
+    UseNodeIP,
+    None,
+}
+
+/// What in the configuration cannot be meant, by field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("node {0} is not among the cluster's nodes")]
+    NoNode(String),
+    #[error("node {0} has no IPv4 address, of which its router ID is made")]
+    NoRouterId(String),
+    #[error("peers[{peer}].{field}: {why}")]
+    Field { peer: String, field: &'static str, why: String },
+    #[error("peers[{peer}].password: Secret kube-system/{} has no key {}", .secret.name, .secret.key)]
+    NoPassword { peer: String, secret: SecretKeyRef },
+}
+
+/// The passwords that were found.
+pub type Passwords = BTreeMap<SecretKeyRef, Password>;
+
+/// The speaker's configuration on node `own`.
+///
+/// # Errors
+/// The first field that cannot be meant.
+pub fn config(own: &str, nodes: &[Node], bgp: &Bgp, passwords: &Passwords) -> Result<Config, Error> {
+    let node = nodes.iter().find(|node| node.name == own).ok_or_else(|| Error::NoNode(own.into()))?;
+    let router_id = node.address(Family::Ipv4).ok_or_else(|| Error::NoRouterId(own.into()))?;
+    let IpAddr::V4(router_id) = router_id else { return Err(Error::NoRouterId(own.into())) };
+    let cluster = Cluster { node, nodes, bgp, passwords };
+    let mut peers = BTreeMap::new();
+    for asked in &bgp.peers {
+        for peer in cluster.asked(asked)? {
+            // Who is named twice is one peer: the first word counts.
+            peers.entry(peer.peer_ip).or_insert(peer);
+        }
+    }
+    for peer in cluster.mesh()? {
+        peers.entry(peer.peer_ip).or_insert(peer);
+    }
+    Ok(Config {
+        as_number: cluster.as_number(node),
+        router_id,
+        listen_port: bgp.listen_port.unwrap_or(DEFAULT_PORT),
+        route_reflector_cluster_id: node.cluster_id,
+        addresses: Family::ALL.into_iter().filter_map(|family| node.address(family)).collect(),
+        peers: peers.into_values().collect(),
+    })
+}
+
+impl Node {
+    fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+}
+
+struct Cluster<'a> {
+    node: &'a Node,
+    nodes: &'a [Node],
+    bgp: &'a Bgp,
+    passwords: &'a Passwords,
+}
+
+impl Cluster<'_> {
+    fn as_number(&self, node: &Node) -> u32 {
+        node.as_number.or(self.bgp.as_number).unwrap_or(DEFAULT_AS)
+    }
+
+    fn mesh(&self) -> Result<Vec<Peer>, Error> {
+        if self.bgp.node_to_node_mesh_enabled == Some(false) || self.node.cluster_id.is_some() {
+            return Ok(Vec::new());
+        }
+        let others = self.nodes.iter().filter(|other| other.name != self.node.name && other.cluster_id.is_none());
+        let settings = BgpPeer {
+            name: "the mesh".into(),
+            password: self.bgp.node_mesh_password.clone(),
+            max_restart_time: self.bgp.node_mesh_max_restart_time,
+            bfd: self.bgp.node_mesh_bfd,
+            ..BgpPeer::default()
+        };
+        let peers: Result<Vec<Vec<Peer>>, Error> = others.map(|other| self.with_node(other, &settings)).collect();
+        Ok(peers?.concat())
+    }
+
+    /// The sessions that one BGPPeer asks of this node.
+    fn asked(&self, asked: &BgpPeer) -> Result<Vec<Peer>, Error> {
+        let field = |field, why: &str| Error::Field { peer: asked.name.clone(), field, why: why.into() };
+        let selected = |node: &Node| -> Result<bool, Error> {
+            match (&asked.node, &asked.node_selector) {
+                (Some(_), Some(_)) => Err(field("nodeSelector", "not together with node")),
+                (Some(name), None) => Ok(*name == node.name),
+                (None, Some(text)) => matches(text, node).map_err(|why| field("nodeSelector", &why)),
+                (None, None) => Ok(true),
+            }
+        };
+        match (&asked.peer_ip, &asked.peer_selector) {
+            (Some(_), Some(_)) => Err(field("peerSelector", "not together with peerIP")),
+            (None, None) => Err(field("peerIP", "needed, or peerSelector")),
+            (Some(address), None) if selected(self.node)? => {
+                let asn = asked.as_number.ok_or_else(|| field("asNumber", "needed with peerIP"))?;
+                let (address, port) =
+                    endpoint(address).ok_or_else(|| field("peerIP", "no address, or address and port"))?;
+                let peer = Peer { port: port.unwrap_or(DEFAULT_PORT), ..Peer::new(&asked.name, address, asn) };
+                Ok(vec![self.settle(peer, asked)?])
+            }
+            (Some(_), None) => Ok(Vec::new()),
+            (None, Some(text)) => {
+                let remote = |node: &Node| matches(text, node).map_err(|why| field("peerSelector", &why));
+                let mut peers = Vec::new();
+                for other in self.nodes.iter().filter(|other| other.name != self.node.name) {
+                    // Both ends know of the session, whichever of them was selected as which.
+                    if selected(self.node)? && remote(other)? || selected(other)? && remote(self.node)? {
+                        peers.extend(self.with_node(other, asked)?);
+                    }
+                }
+                Ok(peers)
+            }
+        }
+    }
+
+    /// One session for each family that both nodes have; each carries its own family.
+    fn with_node(&self, other: &Node, asked: &BgpPeer) -> Result<Vec<Peer>, Error> {
+        let both = |family: &Family| self.node.address(*family).is_some() && other.address(*family).is_some();
+        let families: Vec<Family> = Family::ALL.into_iter().filter(both).collect();
+        let session = |family: &Family| {
+            let address = other.address(*family)?;
+            // With one session only, it carries both.
+            let carried = if families.len() == 1 { Family::ALL.to_vec() } else { vec![*family] };
+            let peer = Peer::new(&other.name, address, self.as_number(other));
+            Some(Peer { families: carried, port: self.bgp.listen_port.unwrap_or(DEFAULT_PORT), ..peer })
+        };
+        families.iter().filter_map(session).map(|peer| self.reflected(self.settle(peer, asked)?, other)).collect()
+    }
+
+    /// RFC 4456: nodes of another cluster than ours, or of none, are clients.
+    fn reflected(&self, peer: Peer, other: &Node) -> Result<Peer, Error> {
+        let client = self.node.cluster_id.is_some() && other.cluster_id != self.node.cluster_id;
+        Ok(Peer { route_reflector_client: client, ..peer })
+    }
+
+    /// What a BGPPeer says of all its sessions.
+    fn settle(&self, peer: Peer, asked: &BgpPeer) -> Result<Peer, Error> {
+        let name = || asked.name.clone();
+        let password = asked.password.as_ref().map(|reference| &reference.secret_key_ref);
+        let password = password
+            .map(|secret| {
+                let found = self.passwords.get(secret).cloned();
+                found.ok_or_else(|| Error::NoPassword { peer: name(), secret: secret.clone() })
+            })
+            .transpose()?;
+        let filter = |wanted: &String| {
+            let found = self.bgp.filters.get(wanted).cloned();
+            let why = format!("there is no filter {wanted}");
+            found.ok_or_else(|| Error::Field { peer: name(), field: "filters", why })
+        };
+        let own = self.node.address(Family::of(peer.peer_ip));
+        Ok(Peer {
+            local_as_number: asked.local_as_number,
+            source_address: own.filter(|_| asked.source_address != Some(SourceAddress::None)),
+            password,
+            keep_original_next_hop: asked.keep_original_next_hop,
+            max_restart_time: asked.max_restart_time.unwrap_or(RESTART_TIME),
+            keepalive_time: asked.keepalive_time,
+            num_allowed_local_as_numbers: asked.num_allowed_local_as_numbers,
+            ttl_security: asked.ttl_security,
+            filters: asked.filters.iter().map(filter).collect::<Result<_, _>>()?,
+            bfd: asked.bfd,
+            ..peer
+        })
+    }
+}
+
+fn matches(selector: &str, node: &Node) -> Result<bool, String> {
+    if selector.trim() == "all()" {
+        return Ok(true);
+    }
+    let selector = Selector::parse(selector).map_err(|error| error.to_string())?;
+    Ok(selector.matches_by(|key| node.labels.get(key).map(String::as_str)))
+}
+
+fn endpoint(text: &str) -> Option<(IpAddr, Option<u16>)> {
+    if let Ok(address) = text.parse() {
+        return Some((address, None));
+    }
+    text.parse().ok().map(|socket: SocketAddr| (socket.ip(), Some(socket.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn node(index: u8, label: &str, cluster_id: Option<[u8; 4]>) -> Node {
+        Node {
+            name: format!("n{index}"),
+            labels: BTreeMap::from([("rack".into(), label.into())]),
+            addresses: vec![[192, 0, 2, index].into()],
+            as_number: None,
+            cluster_id: cluster_id.map(Ipv4Addr::from),
+        }
+    }
+
+    fn nodes() -> Vec<Node> {
+        vec![node(1, "a", None), node(2, "a", None), node(3, "b", None)]
+    }
+
+    fn config_of(own: &str, nodes: &[Node], bgp: Value) -> Result<Config, Error> {
+        let secret = SecretKeyRef { name: "bgp".into(), key: "mesh".into() };
+        let passwords = Passwords::from([(secret, Password("secret".into()))]);
+        config(own, nodes, &serde_json::from_value(bgp).unwrap(), &passwords)
+    }
+
+    fn peers(own: &str, nodes: &[Node], bgp: Value) -> Vec<(String, bool)> {
+        let config = config_of(own, nodes, bgp).unwrap();
+        config.peers.iter().map(|peer| (peer.peer_ip.to_string(), peer.route_reflector_client)).collect()
+    }
+
+    fn plain(addresses: &[&str]) -> Vec<(String, bool)> {
+        addresses.iter().map(|address| ((*address).to_owned(), false)).collect()
+    }
+
+    #[test]
+    fn by_default_all_nodes_are_a_mesh() {
+        let config = config_of("n1", &nodes(), json!({})).unwrap();
+        assert_eq!((config.as_number, config.router_id, config.listen_port), (64512, [192, 0, 2, 1].into(), 179));
+        assert_eq!(peers("n1", &nodes(), json!({})), plain(&["192.0.2.2", "192.0.2.3"]));
+        assert_eq!(config.peers[0].families, Family::ALL, "one session carries both families");
+        let mut dual = nodes();
+        for node in &mut dual {
+            node.addresses.push(format!("fd00::{}", node.name.trim_start_matches('n')).parse().unwrap());
+        }
+        let config = config_of("n1", &dual, json!({"asNumber": 65000})).unwrap();
+        let sessions: Vec<_> =
+            config.peers.iter().map(|peer| (peer.peer_ip.to_string(), peer.families.clone())).collect();
+        assert_eq!(sessions.len(), 4);
+        assert_eq!(sessions[2], ("fd00::2".to_owned(), vec![Family::Ipv6]));
+        assert_eq!((config.as_number, config.peers[0].as_number), (65000, 65000));
+        assert_eq!(config.peers[2].source_address, Some("fd00::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_reflector_has_all_nodes_as_clients_and_they_no_mesh() {
+        let mut all = nodes();
+        all.push(node(9, "rr", Some([1, 0, 0, 9])));
+        all.push(node(8, "rr", Some([1, 0, 0, 9])));
+        let bgp = json!({"nodeToNodeMeshEnabled": false, "peers": [
+            {"name": "to-reflectors", "nodeSelector": "all()", "peerSelector": "rack=rr"}]});
+        assert_eq!(peers("n1", &all, bgp.clone()), plain(&["192.0.2.8", "192.0.2.9"]));
+        let client = |address: &str, client| (address.to_owned(), client);
+        let clients = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|address| client(address, true));
+        assert_eq!(peers("n9", &all, bgp)[..], [&clients[..], &[client("192.0.2.8", false)]].concat());
+        assert_eq!(
+            peers("n1", &all, json!({})),
+            plain(&["192.0.2.2", "192.0.2.3"]),
+            "reflectors are no part of the mesh"
+        );
+    }
+
+    #[test]
+    fn a_top_of_rack_router_for_the_nodes_of_its_rack() {
+        let bgp = json!({"nodeToNodeMeshEnabled": false, "listenPort": 1179, "filters": {"pods": {}}, "peers": [
+            {"name": "tor-a", "nodeSelector": "rack in (a)", "peerIP": "192.0.2.254:1790", "asNumber": 65100,
+             "filters": ["pods"], "ttlSecurity": 1, "numAllowedLocalASNumbers": 1, "maxRestartTime": "60s",
+             "keepOriginalNextHop": true, "bfd": {"minTxInterval": "100ms"}, "sourceAddress": "None",
+             "password": {"secretKeyRef": {"name": "bgp", "key": "mesh"}}}]});
+        let config = config_of("n2", &nodes(), bgp.clone()).unwrap();
+        let expected = Peer {
+            port: 1790,
+            filters: vec![Filter::default()],
+            ttl_security: Some(1),
+            num_allowed_local_as_numbers: 1,
+            max_restart_time: Duration::from_secs(60),
+            keep_original_next_hop: true,
+            bfd: Some(Bfd { transmit: Duration::from_millis(100), ..Bfd::default() }),
+            password: Some(Password("secret".into())),
+            ..Peer::new("tor-a", [192, 0, 2, 254].into(), 65100)
+        };
+        assert_eq!(config.peers, [expected]);
+        assert!(!format!("{config:?}").contains("secret"));
+        assert_eq!(peers("n3", &nodes(), bgp), []);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        let wrong = |peer: Value| config_of("n1", &nodes(), json!({"peers": [peer]})).unwrap_err().to_string();
+        assert_eq!(wrong(json!({"name": "x"})), "peers[x].peerIP: needed, or peerSelector");
+        assert_eq!(wrong(json!({"name": "x", "peerIP": "1.2.3.4"})), "peers[x].asNumber: needed with peerIP");
+        let peer = json!({"name": "x", "peerIP": "tor", "asNumber": 1});
+        assert_eq!(wrong(peer), "peers[x].peerIP: no address, or address and port");
+        let peer = json!({"name": "x", "peerIP": "1.2.3.4", "asNumber": 1, "filters": ["f"]});
+        assert_eq!(wrong(peer), "peers[x].filters: there is no filter f");
+        let peer = json!({"name": "x", "peerIP": "1.2.3.4", "asNumber": 1, "password": {"secretKeyRef": {"name": "a", "key": "b"}}});
+        assert_eq!(wrong(peer), "peers[x].password: Secret kube-system/a has no key b");
+        assert!(serde_json::from_value::<Bgp>(json!({"peers": [{"reachableBy": "1.1.1.1"}]})).is_err());
+        assert_eq!(config_of("n7", &nodes(), json!({})).unwrap_err(), Error::NoNode("n7".into()));
+    }
+}
