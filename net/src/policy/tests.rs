@@ -7,10 +7,11 @@ use api::labels::Selector;
 use proptest::prelude::*;
 
 use super::decide::{Packet, Side, Verdict, Way, decide};
+use super::listing::{Listing, read_counters};
 use super::model::{Allow, At, Attachment, Labels, Model, Name, NamedPort, Peer, Pod, Policy, Port, Protocol};
 use super::plan::{Change, Planner};
 use super::rules::{Chain, Family, Far, Ports, Rule};
-use super::table::{Element, Listing};
+use super::table::Element;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -461,7 +462,7 @@ fn what_nft_lists_is_read() {
     assert_eq!(listing.sets["ports4-1"].keys().collect::<Vec<_>>(), ["10.0.0.1 . 6 . 80"]);
     assert_eq!(listing.sets["ingress4"]["10.0.0.1"], "goto ingress4-1");
     assert_eq!((listing.chains.len(), listing.counters.len()), (1, 1));
-    let counters = super::table::read_counters(text);
+    let counters = read_counters(text);
     assert_eq!(counters["ingress of a/web"], 3);
 }
 

@@ -215,6 +215,8 @@ fn a_pod_sends_from_its_own_addresses_only() {
             assert_eq!(heard(), None, "{} as {foreign}", PODS[sender]);
         }
     }
+    let drops = bed.node.run(|| sync::drops(&Nft).unwrap()).unwrap();
+    assert!(drops["what pods sent from addresses not their own"] >= 4, "{drops:?}");
 }
 
 #[test]
