@@ -38,8 +38,7 @@ pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<
         let bosun = bosun.clone();
         move || {
             let mut command = Command::new(&bosun);
-            // Two arenas instead of one for each thread: the daemons wait more than they allocate.
-            command.args(&words).env("MALLOC_ARENA_MAX", "2");
+            command.args(&words);
             Ok(command)
         }
     };
