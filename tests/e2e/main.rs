@@ -16,6 +16,7 @@ mod objects;
 mod policies;
 mod proxy;
 mod registry;
+mod routes;
 mod services;
 mod several_nodes;
 mod soak;
@@ -85,6 +86,10 @@ const SEVERAL: &[(&str, Story)] = &[
     ("several-images", several_nodes::images),
     ("several-drain", several_nodes::drain),
     ("several-agent-killed", several_nodes::agent_killed),
+    ("routes-modes", routes::modes),
+    ("routes-killed", routes::killed),
+    ("routes-repaired", routes::repaired),
+    ("routes-bad-config", routes::bad_config),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),
 ];

@@ -31,7 +31,7 @@ pub use real::Kernel;
 pub use rules::Rule;
 pub use statistics::LinkStatistics;
 pub use vxlan::{ForwardingEntry, Vxlan};
-pub use watch::{Change, Watch};
+pub use watch::{Change, Watch, decode};
 
 /// What failed, on which object, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]
