@@ -22,7 +22,23 @@ pub const MOUNTED: &[(&str, &str)] = &[
 ];
 /// Where the CNI plugins are.
 pub const PLUGINS: &str = "/opt/cni/bin";
-const PLUGIN_NAMES: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
+const PLUGIN_NAMES: &[&str] = &[
+    "bandwidth",
+    "bridge",
+    "dummy",
+    "firewall",
+    "host-device",
+    "host-local",
+    "ipvlan",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "sbr",
+    "static",
+    "tuning",
+    "vlan",
+];
 
 /// Folders that bosun made on the host so that something can be mounted on them, one a line.
 fn made_list() -> PathBuf {
