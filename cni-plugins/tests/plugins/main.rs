@@ -340,6 +340,36 @@ fn bed_pod(bed: &Bed, name: &str, config: &Value) -> Value {
     config.clone()
 }
 
+/// Our host-local and the reference's, a hundred calls at once on the same files.
+#[test]
+fn no_address_is_given_twice_by_either() {
+    let Some(peers) = reference::plugins() else { return };
+    let Some(ours) = Bed::new("host-local at once", None) else { return };
+    let node = Netns::open(format!("/proc/self/fd/{}", raw(&ours.node))).unwrap();
+    let theirs = Bed { plugins: peers, folder: ours.folder.clone(), node };
+    let mut config = ours.config(&json!({"type": "host-local"}));
+    config["ipam"]["ranges"] = json!([[{"subnet": "10.88.0.0/25"}]]);
+    let ips = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for number in 0..100 {
+            let (bed, config, ips) = (if number % 2 == 0 { &ours } else { &theirs }, &config, &ips);
+            scope.spawn(move || {
+                let result = bed.must("ADD", &format!("c{number}"), config);
+                ips.lock().unwrap().push(result["ips"][0]["address"].as_str().unwrap().to_owned());
+            });
+        }
+    });
+    let distinct: std::collections::BTreeSet<String> = ips.into_inner().unwrap().into_iter().collect();
+    assert_eq!((distinct.len(), ours.reserved()), (100, 100));
+    // Each frees what the other gave.
+    for number in 0..100 {
+        let bed = if number % 2 == 0 { &theirs } else { &ours };
+        bed.must("DEL", &format!("c{number}"), &config);
+    }
+    assert_eq!(ours.reserved(), 0);
+    std::mem::forget(theirs);
+}
+
 /// The chain that a runtime runs: bridge, then portmap with the bridge's result.
 fn chain(bed: &Bed, command: &str, pod: &str, host_port: u16) -> Result<(), Value> {
     let done = |(value, ok): (Value, bool)| if ok { Ok(value) } else { Err(value) };

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -31,18 +33,30 @@ fn results_kernel_and_packets_are_those_of_the_reference() {
     let Some(peers) = plugins() else { return };
     // Names of cases, for one who looks at a few.
     let only = std::env::var("CASES").unwrap_or_default();
-    let mut differing = Vec::new();
-    let mut count = 0;
-    for case in cases::all().iter().filter(|case| only.is_empty() || only.split(',').any(|name| name == case.name)) {
-        for version in case.versions {
-            let Some((ours, theirs)) = run_both(case, version, &peers) else { return };
-            count += 1;
-            let differences = compare(case, &ours, &theirs);
-            if !differences.is_empty() {
-                differing.push(format!("{} {version}:\n{}", case.name, differences.join("\n")));
-            }
+    let cases = cases::all();
+    let wanted = |case: &&Case| only.is_empty() || only.split(',').any(|name| name == case.name);
+    let runs: Vec<(&Case, &str)> = cases
+        .iter()
+        .filter(wanted)
+        .flat_map(|case| case.versions.iter().map(move |version| (case, *version)))
+        .collect();
+    let (next, differing) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    // Most of the time is spent waiting for the kernel.
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some((case, version)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let Some((ours, theirs)) = run_both(case, version, &peers) else { return };
+                    let differences = compare(case, &ours, &theirs);
+                    if !differences.is_empty() {
+                        let text = format!("{} {version}:\n{}", case.name, differences.join("\n"));
+                        differing.lock().unwrap().push(text);
+                    }
+                }
+            });
         }
-    }
+    });
+    let (count, differing) = (runs.len(), differing.into_inner().unwrap());
     println!("{count} configurations compared");
     assert!(differing.is_empty(), "{} of {count} differ\n{}", differing.len(), differing.join("\n"));
 }

@@ -20,8 +20,12 @@ pub struct Side {
     args: &'static str,
 }
 
+/// What the two have of IPv6 can be used at once.
+const AT_ONCE: &str = "
+for link in /proc/sys/net/ipv6/conf/*; do echo 0 > $link/accept_dad; done
+";
+
 const NODE: &str = "
-sysctl -qw net.ipv6.conf.default.accept_dad=0
 ip address add 2001:db8::1/64 dev outside nodad
 ip link set far0 master outside up
 ip link set up0 up
@@ -45,6 +49,8 @@ impl Side {
     pub fn new(plugins: Option<&Path>, args: &'static str, before: &str) -> Option<Self> {
         let bed = Bed::new("reference", plugins)?;
         let (pod, far) = (bed.pod("pod"), bed.pod("far"));
+        sh(&bed.node, AT_ONCE);
+        sh(&far, AT_ONCE);
         bed.node
             .run(|| {
                 let mut network = Kernel::open().unwrap();
@@ -59,7 +65,7 @@ impl Side {
         sh(&side.far, FAR);
         sh(&side.bed.node, before);
         serve(&side.far, 80, "far");
-        // Until the links' own addresses are past duplicate detection nothing of IPv6 goes by them.
+        // The bridge was there before, and may still be asking.
         let deadline = Instant::now() + Duration::from_secs(10);
         while ask(&side.bed.node, "[2001:db8::9]:80").is_err() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));

@@ -45,6 +45,41 @@ pub fn read_any(datagram: &[u8]) -> std::io::Result<usize> {
 mod tests {
     use super::*;
 
+    /// What the kernel says of a namespace, each byte changed in turn and cut off anywhere.
+    #[test]
+    fn spoilt_answers_are_read_or_refused() {
+        if !crate::test::root("spoilt answers") {
+            return;
+        }
+        use super::super::{Kernel, Network, VethEnd};
+        let netns = crate::netns::Netns::anonymous().unwrap();
+        let mut network = netns.run(|| Kernel::open().unwrap()).unwrap();
+        network.add_bridge("br0", None).unwrap();
+        let master = network.link("br0").unwrap().map(|link| link.index);
+        let near = VethEnd { name: "port0", master, ..VethEnd::default() };
+        network.add_veth(near, VethEnd { name: "eth0", ..VethEnd::default() }, None, None).unwrap();
+        let mut answers = Vec::new();
+        for (question, kind) in [(18, 16), (22, 20), (26, 24), (34, 32), (38, 36)] {
+            for part in network.0.dump(question, &LinkMessage::default()).unwrap_or_default() {
+                let head = [u32::try_from(16 + part.len()).unwrap(), kind, 1, 0];
+                let head: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                answers.push([head, part].concat());
+            }
+        }
+        assert!(answers.len() > 5, "{} answers", answers.len());
+        for answer in &answers {
+            assert_eq!(read_any(answer).unwrap(), 1);
+            for at in 0..answer.len() {
+                let mut spoilt = answer.clone();
+                for value in [0, 1, 0x7f, 0xff] {
+                    spoilt[at] = value;
+                    let _ = read_any(&spoilt);
+                }
+                let _ = read_any(&answer[..at]);
+            }
+        }
+    }
+
     #[test]
     fn messages_are_counted_and_a_wrong_length_is_refused() {
         let message = |length: u32| [&length.to_ne_bytes()[..], &[0; 28]].concat();
