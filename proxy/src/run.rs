@@ -43,7 +43,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     }
     let client = client(&config).await?;
     let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
+    let metrics = Metrics::new(&mut registry, config.mode);
     let health = Arc::new(Health::default());
     let pages = Pages { health: health.clone(), registry: Arc::new(registry), mode: config.mode.name() };
     let mut tasks = tokio::task::JoinSet::new();
@@ -275,6 +275,7 @@ impl Worker {
             };
             if dirty {
                 self.health.pending();
+                self.metrics.queued();
                 let now = tokio::time::Instant::now();
                 let earliest = last.map_or(now, |last| (last + self.config.min_sync).max(now));
                 due.get_or_insert(earliest);
@@ -322,7 +323,7 @@ impl Worker {
         match outcome {
             Ok(step) => {
                 let took = started.elapsed();
-                self.metrics.synced(took, &triggers);
+                self.metrics.synced(took, step, &triggers);
                 self.health.synced();
                 match step {
                     Step::Full { services } => {
