@@ -137,11 +137,7 @@ fn ipvs_parameters(config: &Config) -> Vec<(&'static str, &'static str)> {
 /// Removes what proxies of other modes than `kept` left, or of all.
 fn sweep(kept: Option<Mode>) -> anyhow::Result<()> {
     if kept != Some(Mode::Nftables) {
-        match Tables::new(Box::new(Nft)).remove() {
-            // Where there is no nft or no such family in the kernel nobody made tables.
-            Err(error) if kept.is_some() => tracing::debug!("no tables to remove: {error}"),
-            done => done.context("cannot remove the proxy's tables")?,
-        }
+        Tables::new(Box::new(Nft)).remove().context("cannot remove the proxy's tables")?;
     }
     // Its rules hold its sets, so that all of them go with it.
     let was_ipvs = kept != Some(Mode::Ipvs) && netlink::Kernel::open()?.link(ipvs::LINK)?.is_some();
