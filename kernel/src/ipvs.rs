@@ -348,7 +348,7 @@ pub fn read_destination(part: &[u8], v4: bool) -> Option<Destination> {
     let v4 = get(dest::FAMILY).and_then(half).map_or(v4, |family| family == libc::AF_INET as u16);
     let address = SocketAddr::new(read_address(&get(dest::ADDRESS)?, v4)?, get(dest::PORT).and_then(read_port)?);
     let count = |kind| get(kind).and_then(word).unwrap_or(0);
-    let connections = count(dest::ACTIVE) + count(dest::INACTIVE);
+    let connections = count(dest::ACTIVE).saturating_add(count(dest::INACTIVE));
     Some(Destination { address, weight: count(dest::WEIGHT), connections })
 }
 

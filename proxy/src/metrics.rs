@@ -1,5 +1,6 @@
 //! kube-proxy's metrics, by its names.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
@@ -8,11 +9,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::config::Mode;
+use crate::sync::Step;
+
 #[derive(Debug, Clone)]
 pub struct Metrics {
     sync: Histogram,
+    full: Histogram,
+    partial: Histogram,
     programming: Histogram,
-    last: Gauge<f64, std::sync::atomic::AtomicU64>,
+    last: Gauge<f64, AtomicU64>,
+    queued: Gauge<f64, AtomicU64>,
     pub failures: Counter,
     pub service_changes: Counter,
     pub endpoint_changes: Counter,
@@ -20,11 +27,15 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers all in `registry`.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub fn new(registry: &mut Registry, mode: Mode) -> Self {
+        let durations = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let metrics = Self {
-            sync: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            sync: durations(),
+            full: durations(),
+            partial: durations(),
             programming: Histogram::new(exponential_buckets(0.25, 2.0, 12)),
             last: Gauge::default(),
+            queued: Gauge::default(),
             failures: Counter::default(),
             service_changes: Counter::default(),
             endpoint_changes: Counter::default(),
@@ -34,6 +45,18 @@ impl Metrics {
             name("sync_proxy_rules_duration_seconds"),
             "SyncProxyRules latency in seconds",
             metrics.sync.clone(),
+        );
+        for (histogram, kind) in [(&metrics.full, "full"), (&metrics.partial, "partial")] {
+            registry.register(
+                name(&format!("sync_{kind}_proxy_rules_duration_seconds")),
+                format!("SyncProxyRules latency in seconds for {kind} resyncs"),
+                histogram.clone(),
+            );
+        }
+        registry.register(
+            name("sync_proxy_rules_last_queued_timestamp_seconds"),
+            "The last time a sync of proxy rules was queued",
+            metrics.queued.clone(),
         );
         registry.register(
             name("network_programming_duration_seconds"),
@@ -45,11 +68,11 @@ impl Metrics {
             "The last time proxy rules were successfully synced",
             metrics.last.clone(),
         );
-        registry.register(
-            name("sync_proxy_rules_nftables_sync_failures"),
-            "Cumulative proxy nftables sync failures",
-            metrics.failures.clone(),
-        );
+        let (failures, what) = match mode {
+            Mode::Nftables => ("sync_proxy_rules_nftables_sync_failures", "Cumulative proxy nftables sync failures"),
+            _ => ("sync_proxy_rules_iptables_restore_failures", "Cumulative proxy iptables restore failures"),
+        };
+        registry.register(name(failures), what, metrics.failures.clone());
         registry.register(
             name("sync_proxy_rules_service_changes"),
             "Cumulative proxy rules Service changes",
@@ -63,15 +86,26 @@ impl Metrics {
         metrics
     }
 
+    /// A change that waits for the next sync.
+    pub fn queued(&self) {
+        self.queued.set(seconds(SystemTime::now()));
+    }
+
     /// A successful sync that took `took`; `triggers` are the moments when what it programmed had happened.
-    pub fn synced(&self, took: Duration, triggers: &[SystemTime]) {
+    pub fn synced(&self, took: Duration, step: Step, triggers: &[SystemTime]) {
         let now = SystemTime::now();
         self.sync.observe(took.as_secs_f64());
-        self.last.set(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        let kind = if matches!(step, Step::Full { .. }) { &self.full } else { &self.partial };
+        kind.observe(took.as_secs_f64());
+        self.last.set(seconds(now));
         for trigger in triggers {
             self.programming.observe(now.duration_since(*trigger).unwrap_or_default().as_secs_f64());
         }
     }
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// The text that Prometheus reads.

@@ -43,7 +43,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     }
     let client = client(&config).await?;
     let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
+    let metrics = Metrics::new(&mut registry, config.mode);
     let health = Arc::new(Health::default());
     let pages = Pages { health: health.clone(), registry: Arc::new(registry), mode: config.mode.name() };
     let mut tasks = tokio::task::JoinSet::new();
@@ -137,11 +137,7 @@ fn ipvs_parameters(config: &Config) -> Vec<(&'static str, &'static str)> {
 /// Removes what proxies of other modes than `kept` left, or of all.
 fn sweep(kept: Option<Mode>) -> anyhow::Result<()> {
     if kept != Some(Mode::Nftables) {
-        match Tables::new(Box::new(Nft)).remove() {
-            // Where there is no nft or no such family in the kernel nobody made tables.
-            Err(error) if kept.is_some() => tracing::debug!("no tables to remove: {error}"),
-            done => done.context("cannot remove the proxy's tables")?,
-        }
+        Tables::new(Box::new(Nft)).remove().context("cannot remove the proxy's tables")?;
     }
     // Its rules hold its sets, so that all of them go with it.
     let was_ipvs = kept != Some(Mode::Ipvs) && netlink::Kernel::open()?.link(ipvs::LINK)?.is_some();
@@ -275,6 +271,7 @@ impl Worker {
             };
             if dirty {
                 self.health.pending();
+                self.metrics.queued();
                 let now = tokio::time::Instant::now();
                 let earliest = last.map_or(now, |last| (last + self.config.min_sync).max(now));
                 due.get_or_insert(earliest);
@@ -322,7 +319,7 @@ impl Worker {
         match outcome {
             Ok(step) => {
                 let took = started.elapsed();
-                self.metrics.synced(took, &triggers);
+                self.metrics.synced(took, step, &triggers);
                 self.health.synced();
                 match step {
                     Step::Full { services } => {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use http_body_util::Full;
@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use k8s_openapi::jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -58,6 +59,15 @@ impl Health {
         self.with(|state| state.leaving = leaving);
     }
 
+    /// As kube-proxy says it: updated just now while nothing waits, else when it last was.
+    fn times(&self, alive: bool, more: &str) -> String {
+        let now = SystemTime::now();
+        let since = self.with(|state| state.synced.unwrap_or(state.started).elapsed());
+        let updated = if alive { now } else { now.checked_sub(since).unwrap_or(now) };
+        let text = |time: SystemTime| Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default();
+        format!("{{\"lastUpdated\": \"{}\",\"currentTime\": \"{}\"{more}}}", text(updated), text(now))
+    }
+
     /// Whether changes reach the kernel in time.
     pub fn is_alive(&self) -> bool {
         self.answer().0
@@ -86,8 +96,8 @@ impl Pages {
         let health = |ok: bool| if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let (alive, ready) = self.health.answer();
         let (status, body) = match path {
-            "/healthz" => (health(ready), format!("{{\"nodeEligible\": {ready}}}")),
-            "/livez" => (health(alive), format!("{{\"alive\": {alive}}}")),
+            "/healthz" => (health(ready), self.health.times(alive, &format!(",\"nodeEligible\": {ready}"))),
+            "/livez" => (health(alive), self.health.times(alive, "")),
             "/metrics" => (StatusCode::OK, metrics::text(&self.registry)),
             "/proxyMode" => (StatusCode::OK, self.mode.into()),
             _ => (StatusCode::NOT_FOUND, "404 page not found\n".into()),

@@ -55,6 +55,10 @@ impl Tables {
     pub fn new(nft: Box<dyn Nftables>) -> Self {
         Self { nft, chains: Chains::new() }
     }
+
+    fn has(&self, family: Family) -> bool {
+        self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok()
+    }
 }
 
 impl Backend for Tables {
@@ -79,12 +83,15 @@ impl Backend for Tables {
     }
 
     fn stands(&mut self, facts: &Facts) -> bool {
-        let stands = |family: &Family| self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok();
-        Family::of(facts).iter().all(stands)
+        Family::of(facts).into_iter().all(|family| self.has(family))
     }
 
     fn remove(&mut self) -> Result<(), Error> {
-        Ok(self.nft.apply(&format!("{}{}", remove(Family::V4), remove(Family::V6)))?)
+        // A kernel without nftables, or a machine without nft, has no table of ours.
+        for family in [Family::V4, Family::V6].into_iter().filter(|family| self.has(*family)) {
+            self.nft.apply(&remove(family))?;
+        }
+        Ok(())
     }
 }
 

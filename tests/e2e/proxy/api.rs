@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 pub const PORT: u16 = 8001;
 const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
+type Query = BTreeMap<String, String>;
+
 #[derive(Default)]
 pub struct Objects {
     state: Mutex<State>,
@@ -99,7 +101,7 @@ impl Objects {
         mut stream: &TcpStream,
         resource: &str,
         (group, kind): (&str, &str),
-        (query, fits): (&BTreeMap<String, String>, Fits<'_>),
+        (query, fits): (&Query, Fits<'_>),
     ) -> Option<()> {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -152,7 +154,7 @@ fn name(object: &Value) -> String {
 }
 
 /// Path and query of the next request.
-fn read_request(stream: &TcpStream) -> Option<(String, BTreeMap<String, String>)> {
+fn read_request(stream: &TcpStream) -> Option<(String, Query)> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|size| *size > 0)?;

@@ -163,6 +163,11 @@ impl Row {
         self.spec["externalTrafficPolicy"] == "Local"
     }
 
+    /// Whether traffic from inside the cluster stays on the node.
+    pub fn is_local_inside(&self) -> bool {
+        self.spec["internalTrafficPolicy"] == "Local"
+    }
+
     /// Health check node port, where it has one.
     pub fn health(&self) -> Option<u16> {
         self.spec["healthCheckNodePort"].as_u64().and_then(|port| port.try_into().ok())
