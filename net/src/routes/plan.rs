@@ -24,6 +24,7 @@ pub struct Path {
 }
 
 /// Everything that the decision is made from.
+#[derive(Clone, Copy)]
 pub struct Model<'a> {
     /// The name of this node.
     pub me: &'a str,
