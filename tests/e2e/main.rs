@@ -13,6 +13,7 @@ mod guest;
 mod layers;
 mod nodes;
 mod objects;
+mod policies;
 mod proxy;
 mod registry;
 mod routes;
@@ -65,6 +66,7 @@ const SHARED: &[(&str, Story)] = &[
     ("services-udp", services::udp),
     ("services-proxy-restart", services::proxy_restart),
     ("services-host-port", services::host_port),
+    ("policies-trace", policies::trace_says_why),
     ("nodes-schedule", nodes::schedule),
     ("nodes-taint", nodes::taint),
     ("nodes-drain", nodes::drain),
@@ -80,6 +82,7 @@ const SEVERAL: &[(&str, Story)] = &[
     ("several-ready", several_nodes::ready),
     ("several-reach", several_nodes::reach),
     ("several-streams", several_nodes::streams),
+    ("several-policies", policies::trace_says_why),
     ("several-images", several_nodes::images),
     ("several-drain", several_nodes::drain),
     ("several-agent-killed", several_nodes::agent_killed),
@@ -114,11 +117,15 @@ const ALONE: &[(&str, fn())] = &[
     ("proxy-nftables", proxy::nftables),
     ("proxy-iptables-nft", proxy::iptables_nft),
     ("proxy-iptables-legacy", proxy::iptables_legacy),
+    ("proxy-ipvs", proxy::ipvs),
 ];
 
 fn main() -> ExitCode {
     if guest::is_here() {
         return guest::inside();
+    }
+    if proxy::is_guest() {
+        return proxy::inside();
     }
     let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
     let mut failed = run(&alone);
