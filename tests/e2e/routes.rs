@@ -35,8 +35,9 @@ fn kernel(cluster: &Cluster, node: &Node) -> String {
     let commands: [&[&str]; 5] = [
         &["ip", "route", "show", "proto", "81"],
         &["ip", "-d", "link", "show", "type", "vxlan"],
-        &["ip", "neigh", "show", "nud", "permanent"],
-        &["bridge", "fdb", "show"],
+        // Without a tunnel these fail, and say nothing.
+        &["ip", "neigh", "show", "dev", "flannel.1", "nud", "permanent"],
+        &["bridge", "fdb", "show", "dev", "flannel.1"],
         &["nft", "-s", "list", "table", "inet", "bosun-net"],
     ];
     let mut lines: Vec<String> = Vec::new();
