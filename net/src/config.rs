@@ -70,7 +70,8 @@ pub struct Config {
     pub vxlan_mtu: Option<u32>,
     /// MTU of pods; by itself what fits every way.
     pub mtu: Option<u32>,
-    /// Whom to speak BGP with; its keys stand beside the others, those with structure as YAML.
+    /// Whom to speak BGP with; its keys stand beside the others, those with structure as YAML. Passwords are keys of a
+    /// Secret in kube-system; bosun's own API server lets the daemon read the one named `bosun-net`.
     pub bgp: Bgp,
     /// Which addresses of Services to tell BGP peers of.
     pub ranges: Ranges,

@@ -89,6 +89,7 @@ const SEVERAL: &[(&str, Story)] = &[
     ("routes-modes", routes::modes),
     ("routes-killed", routes::killed),
     ("routes-repaired", routes::repaired),
+    ("routes-followed", routes::followed),
     ("routes-bad-config", routes::bad_config),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),

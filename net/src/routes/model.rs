@@ -132,9 +132,14 @@ pub struct Interface {
     pub addresses: Vec<IpNetwork>,
 }
 
-/// The interface that has the address.
+/// The interface that has the address; of several the one with a link around it, as IPVS repeats addresses on one that
+/// has none.
 pub fn holder(interfaces: &[Interface], address: IpAddr) -> Option<&Interface> {
-    interfaces.iter().find(|interface| interface.addresses.iter().any(|net| net.ip() == address))
+    let holding = interfaces.iter().flat_map(|interface| {
+        let same = interface.addresses.iter().filter(move |net| net.ip() == address);
+        same.map(move |net| (net.prefix(), interface))
+    });
+    holding.min_by_key(|(prefix, _)| *prefix).map(|(_, interface)| interface)
 }
 
 /// The interface on whose link the address is, by the longest prefix.
@@ -197,6 +202,7 @@ mod tests {
             interface("wide", &["10.0.0.1/8"]),
             interface("near", &["10.1.1.1/24", "2001:db8::1/64"]),
             interface("down", &["10.1.1.129/25"]),
+            interface("ipvs", &["10.1.1.1/32"]),
         ];
         let name = |address: &str| on_link(&all, address.parse().unwrap()).map(|interface| interface.name.as_str());
         assert_eq!(
@@ -204,6 +210,7 @@ mod tests {
             [Some("near"), Some("wide"), Some("near")]
         );
         assert_eq!([name("192.0.2.1"), name("10.1.1.1").filter(|name| *name == "near")], [None, None]);
-        assert_eq!(holder(&all, "10.0.0.1".parse().unwrap()).unwrap().name, "wide");
+        let holds = |address: &str| holder(&all, address.parse().unwrap()).map(|interface| interface.name.as_str());
+        assert_eq!([holds("10.0.0.1"), holds("10.1.1.1"), holds("10.1.1.2")], [Some("wide"), Some("near"), None]);
     }
 }

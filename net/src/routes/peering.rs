@@ -37,6 +37,8 @@ pub struct Driver {
     client: Client,
     news: Sender<News>,
     speaker: Shared,
+    /// Which of the speakers that there were is the present one: what is on the way from others is nothing any more.
+    pub turn: u64,
     /// As the speaker has it.
     config: Option<speaker::Config>,
     told: BTreeSet<IpNetwork>,
@@ -54,6 +56,7 @@ impl Driver {
             client,
             news,
             speaker,
+            turn: 0,
             config: None,
             told: BTreeSet::new(),
             services: BTreeMap::new(),
@@ -86,6 +89,7 @@ impl Driver {
         }
         self.tasks.shutdown().await;
         (self.config, self.watching) = (None, false);
+        self.turn += 1;
         self.told.clear();
         self.services.clear();
         self.local.clear();
@@ -102,7 +106,7 @@ impl Driver {
         match speaker.as_mut() {
             None => {
                 let started = speaker::start(wanted.clone(), cluster.restarting).await.map_err(|e| e.to_string())?;
-                self.tasks.spawn(forward(started.1, self.news.clone()));
+                self.tasks.spawn(forward(started.1, self.turn, self.news.clone()));
                 *speaker = Some(started.0);
                 self.told.clear();
             }
@@ -191,11 +195,11 @@ fn origination(prefix: &IpNetwork) -> Option<Origination> {
 }
 
 /// Hands the speaker's news on, until either side goes.
-async fn forward(mut events: tokio::sync::mpsc::Receiver<Event>, news: Sender<News>) {
+async fn forward(mut events: tokio::sync::mpsc::Receiver<Event>, turn: u64, news: Sender<News>) {
     while let Some(event) = events.recv().await {
         let told = match event {
-            Event::Changes(changes) => News::Learned(changes.iter().filter_map(change).collect()),
-            Event::Synchronised => News::Synchronised,
+            Event::Changes(changes) => News::Learned(turn, changes.iter().filter_map(change).collect()),
+            Event::Synchronised => News::Synchronised(turn),
         };
         if news.send(told).await.is_err() {
             return;

@@ -24,6 +24,7 @@ pub struct Path {
 }
 
 /// Everything that the decision is made from.
+#[derive(Clone, Copy)]
 pub struct Model<'a> {
     /// The name of this node.
     pub me: &'a str,
@@ -114,7 +115,9 @@ pub fn plan(model: &Model<'_>) -> Result<Plan, Problem> {
         }
         peers(model, family, &mut plan);
     }
-    plan.state.routes.extend(learned(model, &me.pod_cidrs));
+    if model.config.mode == Mode::Bgp {
+        plan.state.routes.extend(learned(model, &me.pod_cidrs));
+    }
     plan.mtu = model.config.mtu.unwrap_or_else(|| families.iter().map(Family::pod_mtu).min().unwrap_or(1500));
     plan.annotations = annotations(me, model.config, &families);
     plan.state.rules = Some(rules::plan(model, me));

@@ -30,9 +30,10 @@ pub enum News {
     Service(String, Option<Service>),
     /// Service, slice, and whether an endpoint of it is ready on this node.
     Slice(String, String, bool),
-    Learned(Vec<learned::Change>),
-    /// The BGP speaker has told all it heard when it began.
-    Synchronised,
+    /// Of which of the driver's speakers, and what.
+    Learned(u64, Vec<learned::Change>),
+    /// That speaker has told all it heard when it began.
+    Synchronised(u64),
 }
 
 /// Watches Nodes until the receiver goes.

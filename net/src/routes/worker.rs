@@ -176,11 +176,12 @@ impl Worker {
             News::Kernel(changes) => Need::all(self.heard(&changes)),
             News::Service(name, service) => Need::all(self.driver.service(name, service)),
             News::Slice(service, slice, here) => Need::all(self.driver.slice(service, slice, here)),
-            News::Learned(changes) => {
+            News::Learned(turn, _) | News::Synchronised(turn) if turn != self.driver.turn => Need::Nothing,
+            News::Learned(_, changes) => {
                 lock(&self.shown.table).note(changes);
                 Need::Learned
             }
-            News::Synchronised => {
+            News::Synchronised(_) => {
                 lock(&self.shown.table).complete = true;
                 Need::All
             }

@@ -255,7 +255,7 @@ fn learnt_paths_are_routes_by_as_many_hops_as_there_are() {
     let (nodes, config) = (nodes(), Config { mode: Mode::Bgp, ..Config::default() });
     let interfaces = interfaces();
     let model = Model { me: "a", nodes: &nodes, config: &config, interfaces: &interfaces, learned: &learned };
-    let plan = plan(&model).unwrap();
+    let plan = super::plan(&model).unwrap();
     assert_eq!(
         ways(&plan),
         [
@@ -266,6 +266,9 @@ fn learnt_paths_are_routes_by_as_many_hops_as_there_are() {
         ]
     );
     assert_eq!(problems(&plan), [""; 0]);
+    let other = Config { mode: Mode::HostGw, ..config.clone() };
+    let without = super::plan(&Model { config: &other, ..model }).unwrap();
+    assert!(!ways(&without).iter().any(|way| way.starts_with("203.0.113.0/24")), "in another mode nobody speaks BGP");
     let rows: Vec<Row> = learned.iter().map(|(prefix, path)| learned_row(&model, *prefix, path)).collect();
     let told: Vec<(&str, u32)> = rows.iter().map(|row| (row.source.as_str(), row.mtu)).collect();
     assert_eq!(told, [("10.77.0.1", 0), ("b", 1500), ("b", 1500), ("192.0.2.8", 1500)]);
