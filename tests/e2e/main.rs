@@ -78,6 +78,7 @@ const SHARED: &[(&str, Story)] = &[
 const SEVERAL: &[(&str, Story)] = &[
     ("several-ready", several_nodes::ready),
     ("several-reach", several_nodes::reach),
+    ("several-modes", several_nodes::modes),
     ("several-streams", several_nodes::streams),
     ("several-images", several_nodes::images),
     ("several-drain", several_nodes::drain),
