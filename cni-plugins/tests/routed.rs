@@ -107,6 +107,8 @@ impl Bed {
         let mut network = self.node.run(|| Kernel::open().unwrap()).unwrap();
         let links: Vec<String> = network.links().unwrap().into_iter().map(|link| link.name).collect();
         let mut routes: Vec<String> = network.routes().unwrap().iter().map(|r| r.destination.to_string()).collect();
+        // A link's own, which come when its other end is up.
+        routes.retain(|route| !route.starts_with("fe80"));
         routes.sort();
         let neighbours = network.neighbours().unwrap().len();
         let reserved = std::fs::read_dir(self.folder.join("ipam/pods")).map_or(0, |entries| {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use net::control::Request;
-use net::policy::table::{Listing, read_counters};
+use net::policy::listing::{Listing, read_counters};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {

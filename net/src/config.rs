@@ -6,6 +6,10 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
+use serde_json::{Map, Value};
+
+use crate::routes::Ranges;
+use crate::speaker::mesh::Bgp;
 
 /// Where the ConfigMap is.
 pub const NAMESPACE: &str = "kube-system";
@@ -66,6 +70,10 @@ pub struct Config {
     pub vxlan_mtu: Option<u32>,
     /// MTU of pods; by itself what fits every way.
     pub mtu: Option<u32>,
+    /// Whom to speak BGP with; its keys stand beside the others, those with structure as YAML.
+    pub bgp: Bgp,
+    /// Which addresses of Services to tell BGP peers of.
+    pub ranges: Ranges,
 }
 
 impl Default for Config {
@@ -80,6 +88,8 @@ impl Default for Config {
             port: 8472,
             vxlan_mtu: None,
             mtu: None,
+            bgp: Bgp::default(),
+            ranges: Ranges::default(),
         }
     }
 }
@@ -93,7 +103,19 @@ pub struct Invalid {
     pub remedy: String,
 }
 
-const KEYS: [&str; 9] = [
+/// [`Bgp`]'s fields.
+const BGP: [&str; 8] = [
+    "asNumber",
+    "filters",
+    "listenPort",
+    "nodeMeshBfd",
+    "nodeMeshMaxRestartTime",
+    "nodeMeshPassword",
+    "nodeToNodeMeshEnabled",
+    "peers",
+];
+
+const KEYS: [&str; 12] = [
     "mode",
     "natOutgoing",
     "natOutgoingExclusions",
@@ -103,18 +125,22 @@ const KEYS: [&str; 9] = [
     "vxlanPort",
     "vxlanMTU",
     "mtu",
+    "serviceClusterIPs",
+    "serviceExternalIPs",
+    "serviceLoadBalancerIPs",
 ];
 
 impl Config {
-    /// Reads the data of the ConfigMap; what is not there has its default. `others` are keys that another part reads.
+    /// Reads the data of the ConfigMap; what is not there has its default.
     ///
     /// # Errors
     /// The first key that is unknown or has a wrong value.
-    pub fn read(data: &BTreeMap<String, String>, others: &[&str]) -> Result<Self, Invalid> {
-        if let Some((key, value)) = data.iter().find(|(key, _)| !KEYS.contains(&&***key) && !others.contains(&&***key))
-        {
-            let remedy = format!("stands under a key that is not known: remove it, or use one of {}", KEYS.join(", "));
-            return Err(Invalid { key: key.clone(), value: value.clone(), remedy });
+    pub fn read(data: &BTreeMap<String, String>) -> Result<Self, Invalid> {
+        let known = |key: &str| KEYS.iter().chain(&BGP).any(|known| *known == key);
+        if let Some((key, value)) = data.iter().find(|(key, _)| !known(key)) {
+            let all: Vec<&str> = KEYS.iter().chain(&BGP).copied().collect();
+            let remedy = format!("stands under a key that is not known: remove it, or use one of {}", all.join(", "));
+            return Err(Invalid { key: key.clone(), value: shown(value), remedy });
         }
         let text = |key: &'static str| Key { key, value: data.get(key).map(|value| value.trim()) };
         let config = Self {
@@ -135,6 +161,12 @@ impl Config {
             port: text("vxlanPort").number(1..=65535)?.map_or(8472, |port| port as u16),
             vxlan_mtu: text("vxlanMTU").number(0..=65535)?.filter(|mtu| *mtu > 0),
             mtu: text("mtu").number(0..=65535)?.filter(|mtu| *mtu > 0),
+            bgp: bgp(data)?,
+            ranges: Ranges {
+                cluster: text("serviceClusterIPs").networks()?,
+                external: text("serviceExternalIPs").networks()?,
+                load_balancer: text("serviceLoadBalancerIPs").networks()?,
+            },
         };
         for (key, mtu) in [("vxlanMTU", config.vxlan_mtu), ("mtu", config.mtu)] {
             // RFC 8200 section 5: what every link of IPv6 takes.
@@ -146,6 +178,29 @@ impl Config {
     }
 }
 
+/// What of the data is the speaker's.
+fn bgp(data: &BTreeMap<String, String>) -> Result<Bgp, Invalid> {
+    let mut all = Map::new();
+    for key in BGP {
+        let Some(text) = data.get(key) else { continue };
+        let invalid = |why: String| {
+            let why = why.lines().next().unwrap_or_default().to_owned();
+            Invalid { key: key.into(), value: shown(text), remedy: format!("cannot be meant: {why}") }
+        };
+        let value = api::yaml::parse(text.as_bytes()).map_err(|error| invalid(error.to_string()))?.value;
+        let alone = Value::Object(Map::from_iter([(key.to_owned(), value.clone())]));
+        serde_json::from_value::<Bgp>(alone).map_err(|error| invalid(error.to_string()))?;
+        all.insert(key.to_owned(), value);
+    }
+    // Each key alone was taken.
+    Ok(serde_json::from_value(Value::Object(all)).unwrap_or_default())
+}
+
+/// A value in one line, however long it is.
+fn shown(value: &str) -> String {
+    value.chars().take(80).collect()
+}
+
 /// One key's value.
 struct Key<'a> {
     key: &'static str,
@@ -154,9 +209,7 @@ struct Key<'a> {
 
 impl Key<'_> {
     fn invalid(&self, remedy: impl Display) -> Invalid {
-        let value = self.value.unwrap_or_default();
-        // Told in one line, however long the value is.
-        Invalid { key: self.key.into(), value: value.chars().take(80).collect(), remedy: remedy.to_string() }
+        Invalid { key: self.key.into(), value: shown(self.value.unwrap_or_default()), remedy: remedy.to_string() }
     }
 
     fn parse<T: FromStr>(&self, remedy: &str) -> Result<Option<T>, Invalid> {
@@ -204,7 +257,7 @@ mod tests {
 
     fn read(data: &[(&str, &str)]) -> Result<Config, String> {
         let data = data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Config::read(&data, &["asNumber"]).map_err(|invalid| invalid.to_string())
+        Config::read(&data).map_err(|invalid| invalid.to_string())
     }
 
     #[test]
@@ -224,7 +277,31 @@ mod tests {
         .unwrap();
         assert_eq!((config.mode, config.nat_outgoing, config.nat_excludes_hosts), (Mode::Vxlan, false, true));
         assert_eq!(config.non_masquerade.len(), 3);
+        assert_eq!(config.bgp.as_number, Some(64512));
         assert_eq!((config.vni, config.port, config.mtu, config.vxlan_mtu), (4096, 4789, None, Some(8950)));
+    }
+
+    #[test]
+    fn the_speakers_keys_are_yaml() {
+        let config = read(&[
+            ("mode", "bgp"),
+            ("nodeToNodeMeshEnabled", "false"),
+            ("peers", "- name: tor\n  nodeSelector: rack in (a)\n  peerIP: 192.0.2.254\n  asNumber: 65100\n"),
+            ("nodeMeshMaxRestartTime", "60s"),
+            ("serviceLoadBalancerIPs", "198.51.100.0/24"),
+        ])
+        .unwrap();
+        assert_eq!((config.bgp.node_to_node_mesh_enabled, config.bgp.peers[0].as_number), (Some(false), Some(65100)));
+        assert_eq!(config.ranges.load_balancer.len(), 1);
+        for (key, value, told) in [
+            ("asNumber", "many", "asNumber: \"many\" cannot be meant: invalid type: string"),
+            ("peers", "- reachableBy: 192.0.2.1", "peers: \"- reachableBy: 192.0.2.1\" cannot be meant: unknown field"),
+            ("peers", "{", "peers: \"{\" cannot be meant: "),
+        ] {
+            let error = read(&[(key, value)]).unwrap_err();
+            assert!(error.starts_with(&format!("ConfigMap kube-system/bosun-net: {told}")), "{error}");
+            assert!(!error.contains('\n'));
+        }
     }
 
     #[test]

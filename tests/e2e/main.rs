@@ -13,8 +13,10 @@ mod guest;
 mod layers;
 mod nodes;
 mod objects;
+mod policies;
 mod proxy;
 mod registry;
+mod routes;
 mod services;
 mod several_nodes;
 mod soak;
@@ -64,6 +66,7 @@ const SHARED: &[(&str, Story)] = &[
     ("services-udp", services::udp),
     ("services-proxy-restart", services::proxy_restart),
     ("services-host-port", services::host_port),
+    ("policies-trace", policies::trace_says_why),
     ("nodes-schedule", nodes::schedule),
     ("nodes-taint", nodes::taint),
     ("nodes-drain", nodes::drain),
@@ -80,9 +83,14 @@ const SEVERAL: &[(&str, Story)] = &[
     ("several-reach", several_nodes::reach),
     ("several-modes", several_nodes::modes),
     ("several-streams", several_nodes::streams),
+    ("several-policies", policies::trace_says_why),
     ("several-images", several_nodes::images),
     ("several-drain", several_nodes::drain),
     ("several-agent-killed", several_nodes::agent_killed),
+    ("routes-modes", routes::modes),
+    ("routes-killed", routes::killed),
+    ("routes-repaired", routes::repaired),
+    ("routes-bad-config", routes::bad_config),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),
 ];
@@ -109,11 +117,15 @@ const ALONE: &[(&str, fn())] = &[
     ("proxy-nftables", proxy::nftables),
     ("proxy-iptables-nft", proxy::iptables_nft),
     ("proxy-iptables-legacy", proxy::iptables_legacy),
+    ("proxy-ipvs", proxy::ipvs),
 ];
 
 fn main() -> ExitCode {
     if guest::is_here() {
         return guest::inside();
+    }
+    if proxy::is_guest() {
+        return proxy::inside();
     }
     let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
     let mut failed = run(&alone);

@@ -14,14 +14,14 @@ use crate::streams as pod_streams;
 pub const FLAGS: &[&str] = &["--nodes", "3"];
 
 /// A pod of the echo server and where it is.
-struct Placed {
-    pod: String,
-    address: String,
-    node: Node,
+pub struct Placed {
+    pub pod: String,
+    pub address: String,
+    pub node: Node,
 }
 
 /// A pod of the echo server on each node, Ready.
-fn one_on_each(kubectl: &Kubectl<'_>) -> Vec<Placed> {
+pub fn one_on_each(kubectl: &Kubectl<'_>) -> Vec<Placed> {
     let nodes = kubectl.cluster.nodes();
     for (number, node) in nodes.iter().enumerate() {
         let place = format!(r#"{{"spec":{{"nodeSelector":{{"kubernetes.io/hostname":"{}"}}}}}}"#, node.name);
@@ -100,7 +100,7 @@ pub fn reach(kubectl: &Kubectl<'_>) {
     reach_each_other(kubectl, &pods);
 }
 
-fn reach_each_other(kubectl: &Kubectl<'_>, pods: &[Placed]) {
+pub fn reach_each_other(kubectl: &Kubectl<'_>, pods: &[Placed]) {
     let cluster = kubectl.cluster;
     let cluster_ip = kubectl.try_run(&["get", "service", "each", "-o", "jsonpath={.spec.clusterIP}"]);
     for from in pods {

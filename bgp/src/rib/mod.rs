@@ -246,6 +246,11 @@ impl Rib {
         }
     }
 
+    /// Whether a peer has told all it knows since its session stands (End-of-RIB).
+    pub fn has_told_all(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| peer.live.is_some() && peer.unheard.is_empty())
+    }
+
     fn announced(&mut self, id: PeerId, attributes: Attributes, prefixes: &[Prefix]) {
         let Some(peer) = self.peers.get(&id) else { return };
         let looped = self.is_looped(peer, &attributes);

@@ -221,12 +221,14 @@ impl Session {
             Input::Start => self.start(&mut out),
             Input::Stop(notification) => self.stop(&notification, &mut out),
             Input::Connected(side) => self.connected(side, &mut out),
-            Input::ConnectFailed(words) => {
+            Input::ConnectFailed(words) if self.connections.iter().all(Option::is_none) => {
                 self.last_error = Some(Reason::ConnectFailed(words));
                 if self.waiting == State::Connect {
                     self.waiting = State::Active;
                 }
             }
+            // The peer has connected meanwhile.
+            Input::ConnectFailed(_) => {}
             Input::Received(side, message) => self.received(side, message, &mut out),
             Input::Closed(side) => self.lose(side, Reason::Closed, &mut out),
             Input::Expired(timer) => self.expired(timer, &mut out),
@@ -460,11 +462,26 @@ impl Session {
             Reason::Received(notification) => notification.kind() != HARD_RESET && self.notifies_gracefully(side),
             _ => self.restart_of(side).is_some(),
         };
-        let collided = matches!(&reason, Reason::Received(notification) if notification.kind() == COLLISION);
-        let erred =
-            matches!(&reason, Reason::Received(_)) && !collided || connection.state < State::Established && !collided;
+        let erred = match &reason {
+            Reason::Received(notification) => notification.kind() != COLLISION,
+            _ => connection.state < State::Established,
+        };
+        let refused = matches!(&reason, Reason::Received(notification) if notification.kind() == REJECTED);
         self.end(side, None, reason, graceful, out);
-        self.resume(erred, out);
+        match refused {
+            true => self.listen(out),
+            false => self.resume(erred, out),
+        }
+    }
+
+    /// The peer waits after an error and will connect when it has done. Were this side to wait in its turn, refusing the
+    /// peer then, the two might never meet.
+    fn listen(&mut self, out: &mut Vec<Output>) {
+        if self.connections.iter().any(Option::is_some) || self.waiting == State::Idle {
+            return;
+        }
+        self.waiting = State::Active;
+        out.push(Output::Start(Timer::ConnectRetry, self.settings.connect_retry));
     }
 
     /// Forgets a connection and says so.

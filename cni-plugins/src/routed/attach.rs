@@ -3,12 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
-use api::cni::{Error, Interface, Ip, Route, Success};
+use api::cni::{Error, Ip, Route, Success};
 use kernel::netlink::{self, Address, IpNetwork, Kernel, Link, LinkChange, Mac, Neighbour, Network, VethEnd};
 use kernel::sysctl;
 
 use super::{Config, Sides};
+use crate::interface;
 use crate::skel::Call;
+use crate::veth;
 
 /// What a container knows the node by; on no link but the container's own.
 const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
@@ -63,9 +65,9 @@ impl Attachment<'_> {
         let mtu = (config.mtu > 0).then_some(config.mtu);
         let near = VethEnd { name: self.host, ..VethEnd::default() };
         let far = VethEnd { name: &self.call.ifname, ..VethEnd::default() };
-        sides.node.add_veth(near, far, Some(sides.netns.as_fd()), mtu).map_err(Error::internal)?;
-        let outer = expect(&mut sides.node, self.host)?;
-        let inner = expect(&mut sides.pod, &self.call.ifname)?;
+        sides.node.add_veth(near, far, Some(sides.container.netns.as_fd()), mtu).map_err(Error::internal)?;
+        let outer = interface::find(&mut sides.node, self.host)?;
+        let inner = sides.container.link(&self.call.ifname)?;
         let (Some(outer_mac), Some(inner_mac)) = (outer.mac, inner.mac) else {
             return Err(Error::internal(format!("veth {} has no hardware address", self.host)));
         };
@@ -74,7 +76,7 @@ impl Attachment<'_> {
         sides.node.change_link(outer.index, mark).map_err(Error::internal)?;
         self.prepare(sides)?;
         self.on_node(&mut sides.node, outer.index, inner_mac, true).map_err(Error::internal)?;
-        self.in_pod(&mut sides.pod, inner.index, outer_mac).map_err(Error::internal)?;
+        self.in_pod(&mut sides.container.network, inner.index, outer_mac).map_err(Error::internal)?;
         self.on_node(&mut sides.node, outer.index, inner_mac, false).map_err(Error::internal)?;
         Ok((outer, inner))
     }
@@ -106,10 +108,7 @@ impl Attachment<'_> {
         for (name, value) in outer {
             sysctl::write(&name, value).map_err(Error::internal)?;
         }
-        if v6 {
-            let name = format!("net/ipv6/conf/{}/disable_ipv6", self.call.ifname);
-            sides.netns.run(|| sysctl::write(&name, "0")).map_err(Error::internal)?.map_err(Error::internal)?;
-        }
+        sides.container.admit_ipv6(&self.call.ifname, self.ips)?;
         Ok(())
     }
 
@@ -154,65 +153,14 @@ impl Attachment<'_> {
     }
 }
 
-pub fn interface(link: &Link, sandbox: &str) -> Interface {
-    let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    Interface { name: link.name.clone(), mac, mtu: Some(link.mtu), sandbox: sandbox.into(), ..Interface::default() }
-}
-
-fn expect(network: &mut dyn Network, name: &str) -> Result<Link, Error> {
-    let link = network.link(name).map_err(Error::internal)?;
-    link.ok_or_else(|| Error::internal(format!("link {name} vanished after it was made")))
-}
-
-/// Candidates for the name of an attachment's end on the node: a function of the attachment, so that DEL finds it
-/// without any record, and so that a crash between two steps leaves nothing unknown.
-fn names(call: &Call) -> impl Iterator<Item = String> + '_ {
-    (0..4).map(|salt: u32| {
-        let text = format!("{}\0{}\0{}\0{salt}", call.config.name, call.container_id, call.ifname);
-        // FNV-1a, 64 bits, folded.
-        let hash = text
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("veth{:08x}", (hash >> 32) as u32 ^ hash as u32)
-    })
-}
-
-/// Whether the link is the attachment's; an ADD that was killed before it wrote the alias leaves it empty.
-fn is_ours(link: &Link, call: &Call) -> bool {
-    link.alias == call.owner() || link.alias.is_empty()
-}
-
-/// A name that is free. What an ADD that was killed left under ours is removed.
-pub fn host_name(node: &mut dyn Network, call: &Call) -> Result<String, Error> {
-    for name in names(call) {
-        match node.link(&name).map_err(Error::internal)? {
-            None => return Ok(name),
-            Some(link) if is_ours(&link, call) => {
-                node.delete_link(link.index).map_err(Error::internal)?;
-                return Ok(name);
-            }
-            Some(_) => {}
-        }
-    }
-    Err(Error::internal("no free name for the veth"))
-}
-
 /// The attachment's veth on the node.
 pub fn find(node: &mut dyn Network, call: &Call) -> netlink::Result<Option<Link>> {
-    for name in names(call) {
-        if let Some(link) = node.link(&name)?.filter(|link| is_ours(link, call)) {
+    for name in veth::names(call) {
+        if let Some(link) = node.link(&name)?.filter(|link| link.alias == call.owner()) {
             return Ok(Some(link));
         }
     }
     Ok(None)
-}
-
-/// Removes the attachment's veth, and with it routes and neighbours on both sides. Not there is success.
-pub fn detach(node: &mut dyn Network, call: &Call) -> netlink::Result<()> {
-    match find(node, call)? {
-        Some(link) => node.delete_link(link.index).map(drop),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

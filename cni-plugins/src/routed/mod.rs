@@ -10,16 +10,15 @@
 mod attach;
 mod check;
 
-use std::path::Path;
-
-use api::cni::{Error, Success, code};
+use api::cni::{Error, Success};
 use kernel::forwarding;
-use kernel::netlink::{Kernel, Network};
-use kernel::netns::Netns;
+use kernel::netlink::Kernel;
 use serde::Deserialize;
 
+use crate::interface::{self, Container};
 use crate::ipam::Ipam;
-use crate::skel::{Call, Plugin, gone_owners};
+use crate::skel::{Call, Plugin};
+use crate::veth;
 use attach::Attachment;
 
 pub struct Routed;
@@ -34,21 +33,13 @@ struct Config {
 
 /// The two sides of a call.
 struct Sides {
-    netns: Netns,
     node: Kernel,
-    pod: Kernel,
+    container: Container,
 }
 
 impl Sides {
     fn open(call: &Call) -> Result<Self, Error> {
-        let opened = Netns::open(call.netns.as_deref().unwrap_or(Path::new("")));
-        let netns = opened.map_err(|error| match error.is_gone() {
-            true => Error::new(code::UNKNOWN_CONTAINER, error.to_string()),
-            false => Error::internal(error),
-        })?;
-        let node = Kernel::open().map_err(Error::internal)?;
-        let pod = netns.run(Kernel::open).map_err(Error::internal)?.map_err(Error::internal)?;
-        Ok(Self { netns, node, pod })
+        Ok(Self { container: Container::open(call)?, node: Kernel::open().map_err(Error::internal)? })
     }
 }
 
@@ -68,7 +59,7 @@ impl Plugin for Routed {
         };
         if let Err(error) = done {
             // The failure itself is what the caller reports.
-            let _ = attach::detach(&mut sides.node, call);
+            let _ = veth::detach(&mut sides.node, call);
             let _ = ipam.del(call);
             return Err(error);
         }
@@ -81,7 +72,7 @@ impl Plugin for Routed {
     fn del(&self, call: &Call) -> Result<(), Error> {
         let mut node = Kernel::open().map_err(Error::internal)?;
         // The routes go with the link, and an address that is still routed must not be given to another.
-        attach::detach(&mut node, call).map_err(Error::internal)?;
+        veth::detach(&mut node, call).map_err(Error::internal)?;
         ipam(call)?.del(call)
     }
 
@@ -89,19 +80,11 @@ impl Plugin for Routed {
         ipam(call)?.check(call)?;
         let previous = call.previous()?;
         let mut sides = Sides::open(call)?;
-        check::check(&mut sides.node, &mut sides.pod, call, &previous)
+        check::check(&mut sides.node, &mut sides.container.network, call, &previous)
     }
 
     fn gc(&self, call: &Call) -> Result<(), Error> {
-        let Some(valid) = &call.config.valid_attachments else { return Ok(()) };
-        let mut node = Kernel::open().map_err(Error::internal)?;
-        let is_gone = gone_owners(&call.config.name, valid);
-        for link in node.links().map_err(Error::internal)? {
-            if link.kind == "veth" && is_gone(&link.alias) {
-                node.delete_link(link.index).map_err(Error::internal)?;
-            }
-        }
-        ipam(call)?.gc(call)
+        call.config.valid_attachments.as_ref().map_or(Ok(()), |valid| veth::collect(call, valid))
     }
 
     fn status(&self, call: &Call) -> Result<(), Error> {
@@ -116,10 +99,9 @@ fn connect(call: &Call, config: &Config, sides: &mut Sides, result: &mut Success
     // Before the link is made, which takes over what holds for all.
     forwarding::enable(v4, v6).map_err(Error::internal)?;
     attach::complete(result);
-    let host = attach::host_name(&mut sides.node, call)?;
+    let host = veth::host_name(&mut sides.node, call)?;
     let attachment = Attachment { call, host: &host, ips: &result.ips, routes: &result.routes };
     let (outer, inner) = attachment.make(sides, config)?;
-    let sandbox = sides.netns.path().to_string_lossy().into_owned();
-    result.interfaces = vec![attach::interface(&outer, ""), attach::interface(&inner, &sandbox)];
+    result.interfaces = vec![interface::report(&outer, ""), sides.container.report(&inner)];
     Ok(())
 }

@@ -15,6 +15,9 @@ use netlink_packet_route::route::{
 use super::real::{DELROUTE, GETROUTE, NEWROUTE, deleted, failed, malformed, plain};
 use super::{Kernel, Result, TABLE_MAIN};
 
+/// `IP6_RT_PRIO_USER`, the metric of a route of IPv6 of which none was said.
+const METRIC_V6: u32 = 1024;
+
 /// A route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FibRoute {
@@ -73,7 +76,9 @@ impl Kernel {
     /// # Errors
     /// The kernel's refusal.
     pub fn unset_route(&mut self, route: &FibRoute) -> Result<bool> {
-        let mut bare = message(&FibRoute { hops: Vec::new(), source: None, ..route.clone() });
+        // Without a metric the kernel takes the first of IPv6, a black hole among them.
+        let metric = route.metric.or(route.destination.is_ipv6().then_some(METRIC_V6));
+        let mut bare = message(&FibRoute { hops: Vec::new(), source: None, metric, ..route.clone() });
         bare.header.kind = if route.hops.is_empty() { RouteType::BlackHole } else { RouteType::Unicast };
         // RT_SCOPE_NOWHERE matches any.
         bare.header.scope = RouteScope::NoWhere;
@@ -172,7 +177,7 @@ fn read(message: &RouteMessage) -> Option<FibRoute> {
         _ => return None,
     }
     let destination = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
-    let metric = metric.filter(|metric| destination.is_ipv4() || *metric != 1024);
+    let metric = metric.filter(|metric| destination.is_ipv4() || *metric != METRIC_V6);
     let protocol = header.protocol.into();
     (table == TABLE_MAIN).then_some(FibRoute { destination, hops, source, metric, protocol })
 }
@@ -262,6 +267,10 @@ mod tests {
         }
         // A foreign route of the same prefix is neither read nor removed.
         network.set_route(&FibRoute { metric: Some(7), protocol: 4, ..onlink.clone() }).unwrap();
+        let beside = route("fd00:3::/64", &[("2001:db8::2", zero)]);
+        network.set_route(&beside).unwrap();
+        assert!(network.unset_route(&beside).unwrap());
+        assert!(network.routes_of(OURS).unwrap().contains(&holes[1]), "the hole has another metric");
         for gone in [&cases[3], &cases[5], &onlink, &holes[0], &holes[1]] {
             assert!(network.unset_route(gone).unwrap(), "{gone:?}");
             assert!(!network.unset_route(gone).unwrap());

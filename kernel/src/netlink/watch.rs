@@ -86,7 +86,7 @@ impl Watch {
             self.buffer.clear();
             self.buffer.reserve(BUFFER);
             match self.raw.recv(&mut self.buffer, 0) {
-                Ok(_) => read(&self.buffer, &mut told),
+                Ok(_) => told.extend(decode(&self.buffer)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(told),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => told.push(Change::Lost),
@@ -96,22 +96,25 @@ impl Watch {
     }
 }
 
-fn read(datagram: &[u8], told: &mut Vec<Change>) {
+/// What a datagram of these groups tells. What cannot be decoded is a [`Change::Lost`], and ends it.
+pub fn decode(datagram: &[u8]) -> Vec<Change> {
+    let mut told = Vec::new();
     let mut rest = datagram;
     while rest.len() >= 16 {
         let Ok((header, payload, next)) = split(rest) else {
             told.push(Change::Lost);
-            return;
+            return told;
         };
         rest = next;
-        match decode(header.message_type, payload) {
+        match message(header.message_type, payload) {
             Ok(change) => told.extend(change),
             Err(_) => told.push(Change::Lost),
         }
     }
+    told
 }
 
-fn decode(kind: u16, payload: &[u8]) -> io::Result<Option<Change>> {
+fn message(kind: u16, payload: &[u8]) -> io::Result<Option<Change>> {
     Ok(match kind {
         NEWLINK | DELLINK => {
             let message = LinkMessage::parse(payload).map_err(malformed)?;
@@ -182,5 +185,40 @@ mod tests {
             assert!(told.contains(&wanted), "{wanted:?} in {told:?}");
         }
         assert!(told.iter().any(|change| matches!(change, Change::Link { link, gone: true } if link.name == "a")));
+    }
+
+    /// Messages as the kernel makes them, with every byte in turn made another: none of them ends the reader.
+    #[test]
+    fn garbage_is_lost_and_no_more() {
+        if !crate::test::root("watch, mangled") {
+            return;
+        }
+        let netns = Netns::anonymous().unwrap();
+        let (mut network, watch) = netns.run(|| (Kernel::open().unwrap(), Watch::open().unwrap())).unwrap();
+        let ends = ["a", "b"].map(|name| VethEnd { name, ..VethEnd::default() });
+        network.add_veth(ends[0], ends[1], None, None).unwrap();
+        let link = network.link("a").unwrap().unwrap().index;
+        network.change_link(link, LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+        network.add_address(Address { link, net: "192.0.2.1/24".parse().unwrap() }).unwrap();
+        let hops = ["192.0.2.2", "192.0.2.3"].map(|ip| Hop { gateway: ip.parse().ok(), link, onlink: true });
+        let destination = "10.1.0.0/24".parse().unwrap();
+        let route = FibRoute { destination, hops: hops.to_vec(), source: None, metric: None, protocol: 81 };
+        network.set_route(&route).unwrap();
+        let mut datagrams = 0;
+        loop {
+            let mut bytes = Vec::with_capacity(BUFFER);
+            let Ok(_) = watch.raw.recv(&mut bytes, 0) else { break };
+            assert!(!decode(&bytes).contains(&Change::Lost));
+            for at in 0..bytes.len() {
+                for value in [0, 1, 4, 0x7f, 0xff] {
+                    let mut mangled = bytes.clone();
+                    mangled[at] = value;
+                    decode(&mangled);
+                    decode(&mangled[..at]);
+                }
+            }
+            datagrams += 1;
+        }
+        assert!(datagrams > 5, "{datagrams} datagrams");
     }
 }

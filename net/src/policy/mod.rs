@@ -1,11 +1,15 @@
 //! NetworkPolicies in nftables.
 //!
-//! [`model`] is what the API says, [`decide`] what follows from it for one packet. [`plan`] makes [`rules`] and sets of
-//! it, which [`table`] writes in nft's words, step by step; [`sync`] keeps the kernel
-//! there. [`run`](start) is the loop around them: watches, and plugins that wait for a pod's rules.
+//! [`model`] is what the API says, [`decide`] what follows from it for one packet. [`plan`] makes [`rules`], and sets of
+//! [`groups`], of it, which [`table`] writes in nft's words, step by step, into the [`frame`] of hooks; [`sync`] keeps
+//! the kernel there by what [`listing`] reads of it. [`run`](start) is the loop around them: watches, and plugins that
+//! wait for a pod's rules.
 
 mod attach;
 pub mod decide;
+mod frame;
+mod groups;
+pub mod listing;
 pub mod model;
 pub mod plan;
 pub mod rules;

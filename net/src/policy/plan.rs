@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::decide::Way;
+use super::groups::{GroupId, Groups, declaration, elements, holds};
 use super::model::{Attachment, Labels, Model, Name, Pod, Policy, within};
 use super::rules::{Chain, Family, Group, Scope, compile, short};
-use super::table::{Edits, Element, Table};
+use super::table::{Edits, Element, Table, comment};
 
 /// A change that a watch or a plugin told of.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +23,6 @@ pub enum Change {
     /// The link that is gone.
     Detached(Box<str>),
 }
-
-/// nftables takes comments up to 128 bytes.
-const COMMENT: usize = 120;
 
 pub struct Planner {
     node: Box<str>,
@@ -39,26 +37,6 @@ pub struct Planner {
     targets: BTreeMap<Name, Target>,
     /// Pods whose target is to be looked at.
     dirty: BTreeSet<Name>,
-}
-
-type GroupId = u32;
-
-/// The groups that chains of the table speak of.
-#[derive(Default)]
-struct Groups {
-    next: GroupId,
-    by_identity: HashMap<String, GroupId>,
-    groups: HashMap<GroupId, Used>,
-    /// Those of one namespace alone, and those that namespaces are selected for.
-    of_namespace: HashMap<Box<str>, BTreeSet<GroupId>>,
-    of_many: BTreeSet<GroupId>,
-}
-
-/// A group with the names of its sets and the number of chains that speak of it.
-struct Used {
-    group: Group,
-    sets: [Arc<str>; 2],
-    by: u32,
 }
 
 /// What the table holds for a pod of this node.
@@ -79,6 +57,28 @@ struct PodChain {
     comment: String,
     lines: Vec<String>,
     policies: Vec<Arc<Chain>>,
+}
+
+impl Target {
+    /// The link takes only what the attached addresses send.
+    fn guard(&mut self, attachment: &Attachment) {
+        let link: Arc<str> = (*attachment.link).into();
+        self.elements.push(("guarded".into(), Element::Link(link.clone()), None));
+        for ip in &attachment.addresses {
+            let set = format!("own{}", Family::of(*ip).digit());
+            self.elements.push((set.into(), Element::LinkAddress(link.clone(), *ip), None));
+        }
+    }
+
+    /// The addresses' packets go through the chain, but for those from a pod to itself.
+    fn isolate(&mut self, chain: PodChain, (way, family): (Way, Family), addresses: Vec<IpAddr>) {
+        let [map, itself] = [way.name(), "self"].map(|set| -> Arc<str> { format!("{set}{}", family.digit()).into() });
+        for ip in addresses {
+            self.elements.push((map.clone(), Element::Address(ip), Some(chain.name.clone())));
+            self.elements.push((itself.clone(), Element::Itself(ip), None));
+        }
+        self.chains.push(chain);
+    }
 }
 
 impl Planner {
@@ -126,7 +126,7 @@ impl Planner {
         if here(old) || here(pod.as_ref()) {
             self.dirty.insert(name.clone());
         }
-        self.move_pods(&[name.clone()], |model| match pod {
+        self.move_pods(std::slice::from_ref(&name.clone()), |model| match pod {
             Some(pod) => drop(model.pods.insert(name, pod)),
             None => drop(model.pods.remove(&name)),
         });
@@ -166,11 +166,13 @@ impl Planner {
         if old == attachment.as_ref() {
             return false;
         }
-        // The pod itself, and whoever the API still shows with one of the addresses.
+        // The pod itself, and whoever has or had one of the addresses by the API or by another link.
         let both = [old, attachment.as_ref()].into_iter().flatten();
         let ips: BTreeSet<IpAddr> = both.clone().flat_map(|a| a.addresses.iter().copied()).collect();
-        let claims = self.model.pods.iter().filter(|(_, pod)| pod.ips.iter().any(|ip| ips.contains(ip)));
+        let share = |own: &[IpAddr]| own.iter().any(|ip| ips.contains(ip));
+        let claims = self.model.pods.iter().filter(|(_, pod)| share(&pod.ips));
         let mut pods: BTreeSet<Name> = claims.map(|(name, _)| name.clone()).collect();
+        pods.extend(self.model.attached.iter().filter(|a| share(&a.addresses)).map(Attachment::name));
         pods.extend(both.map(Attachment::name));
         self.dirty.extend(pods.iter().cloned());
         let pods: Vec<Name> = pods.into_iter().collect();
@@ -201,7 +203,7 @@ impl Planner {
             let Some(pod) = self.model.pods.get(name) else { continue };
             let addresses = self.model.addresses(name, pod);
             for id in self.places.get(name).into_iter().flatten() {
-                let Some(used) = self.groups.groups.get(id) else { continue };
+                let Some(used) = self.groups.get(*id) else { continue };
                 for (set, element) in elements(used, pod, &addresses) {
                     self.table.release(&set, element, None);
                 }
@@ -216,7 +218,7 @@ impl Planner {
             let ids: Box<[GroupId]> = self.groups.of(&self.model, name, pod).collect();
             let addresses = self.model.addresses(name, pod);
             for id in &ids {
-                let Some(used) = self.groups.groups.get(id) else { continue };
+                let Some(used) = self.groups.get(*id) else { continue };
                 for (set, element) in elements(used, pod, &addresses) {
                     self.table.hold(&set, element, None);
                 }
@@ -231,54 +233,36 @@ impl Planner {
     /// What the table shall hold for one pod; nothing for a pod that is not here.
     fn target(&mut self, name: &Name) -> Target {
         let mut target = Target::default();
-        let links: Vec<Attachment> = self.model.attached.of(name).cloned().collect();
-        for attachment in &links {
-            let link: Arc<str> = (*attachment.link).into();
-            target.elements.push(("guarded".into(), Element::Link(link.clone()), None));
-            for ip in &attachment.addresses {
-                let set = format!("own{}", Family::of(*ip).digit());
-                target.elements.push((set.into(), Element::LinkAddress(link.clone(), *ip), None));
-            }
+        let links: Vec<Arc<str>> = self.model.attached.of(name).map(|attachment| (*attachment.link).into()).collect();
+        for attachment in self.model.attached.of(name) {
+            target.guard(attachment);
         }
         let Some(pod) = self.model.pods.get(name).filter(|pod| pod.node == self.node) else { return target };
         let addresses = self.model.addresses(name, pod);
-        let selects = |(_, policy): &(&Name, &Policy)| pod.labels.match_by(&policy.pods);
-        let policies: Vec<(&Name, &Policy)> = within(&self.model.policies, &name.namespace).filter(selects).collect();
         for way in [Way::Ingress, Way::Egress] {
-            let isolating: Vec<&Name> =
-                policies.iter().filter(|(_, policy)| way.of(policy).is_some()).map(|(name, _)| *name).collect();
+            let selects = |policy: &Policy| way.of(policy).is_some() && pod.labels.match_by(&policy.pods);
+            let own = within(&self.model.policies, &name.namespace).filter(|(_, policy)| selects(policy));
+            let isolating: Vec<(&Name, &Policy)> = own.collect();
             if isolating.is_empty() {
                 continue;
             }
             if way == Way::Ingress {
-                let isolated = links.iter().map(|a| ("isolated".into(), Element::Link((*a.link).into()), None));
-                target.elements.extend(isolated);
+                target.elements.extend(links.iter().map(|link| ("isolated".into(), Element::Link(link.clone()), None)));
             }
             for family in Family::ALL {
-                let own: Vec<IpAddr> = addresses.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
+                let own = addresses.iter().copied().filter(|ip| Family::of(*ip) == family);
+                let own: Vec<IpAddr> = own.collect();
                 if own.is_empty() {
                     continue;
                 }
-                let chains = isolating.iter().flat_map(|policy| {
-                    let text = self.model.policies.get(policy);
-                    let compiled = self.compiled.entry((*policy).clone()).or_insert_with(|| compile_all(policy, text));
-                    compiled
-                        .iter()
-                        .filter(|chain| (chain.way, chain.family) == (way, family))
-                        .cloned()
-                        .collect::<Vec<_>>()
-                });
-                let chain = pod_chain(name, (way, family), &isolating, chains.collect());
-                for ip in own {
-                    let d = family.digit();
-                    target.elements.push((
-                        format!("{}{d}", way.name()).into(),
-                        Element::Address(ip),
-                        Some(chain.name.clone()),
-                    ));
-                    target.elements.push((format!("self{d}").into(), Element::Itself(ip), None));
+                let mut chains = Vec::new();
+                for (policy_name, policy) in &isolating {
+                    let compiled = self.compiled.entry((*policy_name).clone());
+                    let compiled = compiled.or_insert_with(|| compile_all(policy_name, policy));
+                    chains.extend(compiled.iter().filter(|chain| (chain.way, chain.family) == (way, family)).cloned());
                 }
-                target.chains.push(chain);
+                let names: Vec<&Name> = isolating.iter().map(|(name, _)| *name).collect();
+                target.isolate(pod_chain(name, (way, family), &names, chains), (way, family), own);
             }
         }
         target
@@ -310,7 +294,7 @@ impl Planner {
     }
 
     fn take_policy(&mut self, chain: &Chain) {
-        if self.table.hold_chain(&chain.name, || (clip(&chain.comment), chain.lines())) {
+        if self.table.hold_chain(&chain.name, || (comment(&chain.comment), chain.lines())) {
             chain.groups().for_each(|group| self.take_group(group));
         }
     }
@@ -326,10 +310,10 @@ impl Planner {
             self.table.hold_set(&group.set(family), || declaration(group, family));
         }
         let Some(id) = self.groups.take(group) else { return };
-        let Some(used) = self.groups.groups.get(&id) else { return };
+        let Some(used) = self.groups.get(id) else { return };
         let all: Box<dyn Iterator<Item = (&Name, &Pod)>> = match &group.scope {
             Scope::One(namespace) => Box::new(within(&self.model.pods, namespace)),
-            Scope::Matching(_) => Box::new(self.model.pods.iter()),
+            Scope::Everywhere | Scope::Matching(_) => Box::new(self.model.pods.iter()),
         };
         for (name, pod) in all {
             if !holds(group, &self.model, name, pod) {
@@ -356,89 +340,7 @@ impl Planner {
     }
 }
 
-impl Groups {
-    /// Its number where it is new.
-    fn take(&mut self, group: &Group) -> Option<GroupId> {
-        let identity = group.identity();
-        if let Some(id) = self.by_identity.get(&identity) {
-            if let Some(used) = self.groups.get_mut(id) {
-                used.by += 1;
-            }
-            return None;
-        }
-        let id = self.next;
-        self.next += 1;
-        self.by_identity.insert(identity, id);
-        match &group.scope {
-            Scope::One(namespace) => drop(self.of_namespace.entry(namespace.clone()).or_default().insert(id)),
-            Scope::Matching(_) => drop(self.of_many.insert(id)),
-        }
-        let sets = Family::ALL.map(|family| group.set(family));
-        self.groups.insert(id, Used { group: group.clone(), sets, by: 1 });
-        Some(id)
-    }
-
-    /// Its number where nobody uses it any more.
-    fn give_up(&mut self, group: &Group) -> Option<GroupId> {
-        let identity = group.identity();
-        let id = *self.by_identity.get(&identity)?;
-        let used = self.groups.get_mut(&id)?;
-        used.by -= 1;
-        if used.by > 0 {
-            return None;
-        }
-        self.groups.remove(&id);
-        self.by_identity.remove(&identity);
-        self.of_many.remove(&id);
-        if let Scope::One(namespace) = &group.scope
-            && let Some(own) = self.of_namespace.get_mut(namespace)
-        {
-            own.remove(&id);
-            if own.is_empty() {
-                self.of_namespace.remove(namespace);
-            }
-        }
-        Some(id)
-    }
-
-    fn of<'a>(&'a self, model: &'a Model, name: &'a Name, pod: &'a Pod) -> impl Iterator<Item = GroupId> + 'a {
-        let own = self.of_namespace.get(&name.namespace).into_iter().flatten();
-        let candidates = own.chain(&self.of_many).copied();
-        candidates.filter(move |id| self.groups.get(id).is_some_and(|used| holds(&used.group, model, name, pod)))
-    }
-}
-
-fn holds(group: &Group, model: &Model, name: &Name, pod: &Pod) -> bool {
-    let inside = match &group.scope {
-        Scope::One(namespace) => name.namespace == *namespace,
-        Scope::Matching(selector) if selector.is_everything() => model.namespaces.contains_key(&name.namespace),
-        Scope::Matching(selector) => {
-            model.namespaces.get(&name.namespace).is_some_and(|labels| labels.match_by(selector))
-        }
-    };
-    let has = |(port, protocol): &(Box<str>, _)| pod.port(port, *protocol).is_some();
-    inside && pod.labels.match_by(&group.pods) && group.port.as_ref().is_none_or(has)
-}
-
-/// What a member adds to a group's sets.
-fn elements(used: &Used, pod: &Pod, addresses: &[IpAddr]) -> Vec<(Arc<str>, Element)> {
-    let element = |ip: &IpAddr| match &used.group.port {
-        None => Some(Element::Address(*ip)),
-        Some((name, protocol)) => Some(Element::Port(*ip, *protocol, pod.port(name, *protocol)?)),
-    };
-    addresses.iter().filter_map(|ip| Some((used.sets[Family::of(*ip) as usize].clone(), element(ip)?))).collect()
-}
-
-fn declaration(group: &Group, family: Family) -> String {
-    let key = match group.port {
-        None => family.address().to_owned(),
-        Some(_) => format!("{} . inet_proto . inet_service", family.address()),
-    };
-    format!("type {key}; comment \"{}\";", clip(&group.identity()))
-}
-
-fn compile_all(name: &Name, policy: Option<&Policy>) -> Vec<Arc<Chain>> {
-    let Some(policy) = policy else { return Vec::new() };
+fn compile_all(name: &Name, policy: &Policy) -> Vec<Arc<Chain>> {
     let each = [Way::Ingress, Way::Egress].into_iter().flat_map(|way| Family::ALL.map(|family| (way, family)));
     each.filter_map(|(way, family)| compile(name, policy, way, family).map(Arc::new)).collect()
 }
@@ -447,20 +349,10 @@ fn pod_chain(name: &Name, (way, family): (Way, Family), isolating: &[&Name], pol
     let words = way.name();
     let counter: Arc<str> = format!("dropped-{words}-{}", short(&name.to_string())).into();
     let who: Vec<&str> = isolating.iter().map(|policy| &*policy.name).collect();
-    let reason = clip(&format!("{words} not allowed by {}", who.join(", ")));
+    let reason = comment(&format!("{words} not allowed by {}", who.join(", ")));
     let jumps = policies.iter().map(|policy| format!("jump {}", policy.name));
     let lines: Vec<String> = jumps.chain([format!("counter name {counter} drop comment \"{reason}\"")]).collect();
     let chain = format!("{words}{}-{}", family.digit(), short(&format!("{name} {}", lines.join("\n"))));
-    let counted = clip(&format!("{words} of {name}"));
-    PodChain { name: chain.into(), counter, counted, comment: clip(&name.to_string()), lines, policies }
-}
-
-/// A text as a comment. The API's names need no more than this; nothing else gets out of the quotes.
-fn clip(text: &str) -> String {
-    let plain = |c: char| if c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\') { c } else { '?' };
-    let mut short: String = text.chars().take(COMMENT).map(plain).collect();
-    if text.chars().nth(COMMENT).is_some() {
-        short.push_str("...");
-    }
-    short
+    let counted = comment(&format!("{words} of {name}"));
+    PodChain { name: chain.into(), counter, counted, comment: comment(&name.to_string()), lines, policies }
 }

@@ -44,6 +44,7 @@ impl Family {
 /// Where a group's pods live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
+    Everywhere,
     One(Box<str>),
     Matching(Selector),
 }
@@ -57,13 +58,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// Says the group; equal for equal groups.
+    /// Says the group; equal for equal groups alone: neither a star nor a blank is in a name or a label.
     pub fn identity(&self) -> String {
         let any = |selector: &Selector| match selector.is_everything() {
-            true => "any".to_owned(),
+            true => "*".to_owned(),
             false => selector.to_string(),
         };
         let mut text = match &self.scope {
+            Scope::Everywhere => format!("every namespace: {}", any(&self.pods)),
             Scope::One(namespace) => format!("{namespace}: {}", any(&self.pods)),
             Scope::Matching(selector) => format!("namespaces {}: {}", any(selector), any(&self.pods)),
         };
@@ -180,7 +182,7 @@ fn expand(name: &Name, policy: &Policy, allow: &Allow, way: Way) -> Vec<Rule> {
 
 /// A port by name is where the receiving pod says: the policy's own pods for ingress, the peers for egress.
 fn named(port: (Box<str>, Protocol), far: Far, way: Way, selected: &Group) -> Rule {
-    let everyone = Group { scope: Scope::Matching(Selector::everything()), pods: Selector::everything(), port: None };
+    let everyone = Group { scope: Scope::Everywhere, pods: Selector::everything(), port: None };
     let (far, receivers) = match (way, far) {
         (Way::Ingress, far) => (far, selected.clone()),
         // The set holds the peers' ports alone, and so says whom.

@@ -43,17 +43,10 @@ pub async fn start(ground: Ground, tasks: &mut JoinSet<()>) -> anyhow::Result<Ar
     }
     prepare();
     let (news, inbox) = mpsc::channel(1024);
+    tasks.spawn(Worker::new(keeper, store).work(inbox));
     tasks.spawn(watch::pods(ground.client.clone(), news.clone()));
     tasks.spawn(watch::namespaces(ground.client.clone(), news.clone()));
     tasks.spawn(watch::policies(ground.client.clone(), news.clone()));
-    let worker = Worker {
-        keeper: Some(keeper),
-        store,
-        missing: HashSet::from([Source::Pods, Source::Namespaces, Source::Policies]),
-        waiting: Vec::new(),
-        generation: None,
-    };
-    tasks.spawn(worker.work(inbox));
     Ok(Arc::new(Policies { news, ground }))
 }
 
@@ -126,16 +119,11 @@ impl Policies {
         let question = Question::parse(from, to)?;
         let service = trace::service(&self.ground.client, &question).await?;
         let path = self.look(move |keeper| trace::path(keeper.planner.model(), &question, service.as_ref())).await??;
-        let before = self.drops().await;
+        let before = drops().await;
         let to_probe = path.clone();
         let found = tokio::task::spawn_blocking(move || trace::probe(&to_probe)).await?;
-        let dropped = trace::risen(&before, &self.drops().await);
+        let dropped = trace::risen(&before, &drops().await);
         Ok(trace::text(&path, &found, &dropped))
-    }
-
-    async fn drops(&self) -> BTreeMap<String, u64> {
-        let drops = tokio::task::spawn_blocking(|| super::sync::drops(&Nft)).await;
-        drops.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
 
@@ -155,9 +143,22 @@ struct Worker {
     waiting: Vec<Waiting>,
     /// Of the kernel's rules after the last step.
     generation: Option<u32>,
+    /// What the counters said at the last look.
+    drops: BTreeMap<String, u64>,
 }
 
 impl Worker {
+    fn new(keeper: Keeper, store: Store) -> Self {
+        Self {
+            keeper: Some(keeper),
+            store,
+            missing: HashSet::from([Source::Pods, Source::Namespaces, Source::Policies]),
+            waiting: Vec::new(),
+            generation: None,
+            drops: BTreeMap::new(),
+        }
+    }
+
     /// Returns when the watches have ended.
     async fn work(mut self, mut inbox: mpsc::Receiver<News>) {
         let mut look = tokio::time::interval(LOOK);
@@ -270,8 +271,16 @@ impl Worker {
         }
     }
 
-    /// Drops what is attached to links that are gone, and looks whether the table was changed by another hand.
+    /// Drops what is attached to links that are gone, tells which packets were dropped, and looks whether the table was
+    /// changed by another hand.
     async fn look(&mut self) -> bool {
+        if self.generation.is_some() {
+            let drops = drops().await;
+            for (who, packets) in trace::risen(&self.drops, &drops) {
+                tracing::info!("dropped {packets} packets: {who}");
+            }
+            self.drops = drops;
+        }
         let present = tokio::task::spawn_blocking(attach::present).await;
         let gone = match present {
             Ok(Ok(present)) => self.links(|attachment| !present.contains(&*attachment.link)),
@@ -323,6 +332,11 @@ impl Worker {
     }
 }
 
+async fn drops() -> BTreeMap<String, u64> {
+    let drops = tokio::task::spawn_blocking(|| super::sync::drops(&Nft)).await;
+    drops.ok().and_then(Result::ok).unwrap_or_default()
+}
+
 fn generation() -> Option<u32> {
     Generations::open().and_then(|mut generations| generations.current()).ok()
 }
@@ -331,5 +345,75 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::nftables::{self, Fake, Nftables};
+
+    use super::*;
+    use crate::policy::model::{Labels, Name, Pod, Policy};
+
+    /// A fake that the test keeps a hand on.
+    struct Shared(Arc<Fake>);
+    impl Nftables for Shared {
+        fn apply(&self, script: &str) -> Result<(), nftables::Error> {
+            self.0.apply(script)
+        }
+        fn list(&self, command: &str) -> Result<String, nftables::Error> {
+            self.0.list(command)
+        }
+    }
+
+    fn pod(ips: &[&str]) -> Change {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let pod = Pod { uid: "u1".into(), node: "n1".into(), ips, ..Pod::default() };
+        Change::Pod(Name::new("a", "web"), Some(pod))
+    }
+
+    fn attachment() -> Attachment {
+        Attachment {
+            container: "c".into(),
+            // A link that every namespace has.
+            link: "lo".into(),
+            namespace: "a".into(),
+            pod: "web".into(),
+            uid: "u1".into(),
+            addresses: ["10.0.0.1".parse().unwrap()].into(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_plugin_is_answered_when_the_rules_stand() {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Arc::new(Fake::default());
+        let keeper = Keeper::new("n1", Box::new(Shared(fake.clone())));
+        let (news, inbox) = mpsc::channel(16);
+        let working = tokio::spawn(Worker::new(keeper, Store::open(folder.path()).unwrap()).work(inbox));
+        let tell = async |told| drop(news.send(News::Told(told)).await);
+
+        let (answer, mut answered) = oneshot::channel();
+        news.send(News::Attach(attachment(), answer)).await.unwrap();
+        let deny = Policy { ingress: Some(Vec::new()), ..Policy::default() };
+        tell(Told::Change(Change::Policy(Name::new("a", "deny"), Some(deny)))).await;
+        tell(Told::Change(Change::Namespace("a".into(), Some(Labels::default())))).await;
+        tell(Told::Listed(Source::Policies)).await;
+        tell(Told::Listed(Source::Namespaces)).await;
+        tell(Told::Listed(Source::Pods)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(answered.try_recv().is_err(), "the pod is not known");
+        tell(Told::Change(pod(&[]))).await;
+        assert_eq!(answered.await.unwrap(), Answer::Ok(Value::Null));
+        let last = fake.applied.lock().unwrap().last().unwrap().clone();
+        assert!(last.contains("ingress4 { 10.0.0.1 : goto ingress4-"), "{last}");
+        let saved = Store::open(folder.path()).unwrap();
+        assert_eq!(saved.load().unwrap(), [attachment()]);
+
+        let (container, link) = ("c".to_owned(), String::new());
+        news.send(News::Detach { container, link }).await.unwrap();
+        drop(news);
+        working.await.unwrap();
+        assert_eq!(saved.load().unwrap(), []);
     }
 }

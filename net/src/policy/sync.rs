@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use kernel::nftables::{self, Nftables};
 
+use super::listing::{Listing, read_counters};
 use super::plan::{Change, Planner};
-use super::table::{Edits, Listing, TABLE, read_counters};
+use super::table::{Edits, TABLE};
 
 /// What [`Keeper::sync`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,5 +89,6 @@ impl Keeper {
 /// # Errors
 /// nft's.
 pub fn drops(nft: &dyn Nftables) -> Result<BTreeMap<String, u64>, nftables::Error> {
-    Ok(read_counters(&nft.list(&format!("list counters table inet {TABLE}"))?))
+    let list = |family: &str| nft.list(&format!("list counters table {family} {TABLE}"));
+    Ok(read_counters(&format!("{}{}", list("inet")?, list("bridge")?)))
 }

@@ -4,15 +4,19 @@
 //! finds out what differs by reading names and elements alone. Several parts of the plan may hold the same object;
 //! it goes with the last of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::frame;
+use super::listing::Listing;
 use super::model::Protocol;
-use super::rules::short;
 
 pub const TABLE: &str = "bosun-policy";
+
+/// nftables takes comments up to 128 bytes.
+const COMMENT: usize = 120;
 
 /// What a set or map holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,26 +91,15 @@ struct Touched {
     sets: BTreeMap<Arc<str>, bool>,
     chains: BTreeMap<Arc<str>, bool>,
     counters: BTreeMap<Arc<str>, bool>,
-    elements: BTreeMap<Arc<str>, BTreeMap<Element, Option<Option<Arc<str>>>>>,
+    elements: BTreeMap<Arc<str>, BTreeMap<Element, Before>>,
 }
 
-/// The sets and maps that are always there, with their type and the families of table that have them.
-const FRAME: [(&str, &str, &[&str]); 10] = [
-    ("egress4", "map egress4 { type ipv4_addr : verdict; }", &["inet"]),
-    ("egress6", "map egress6 { type ipv6_addr : verdict; }", &["inet"]),
-    ("ingress4", "map ingress4 { type ipv4_addr : verdict; }", &["inet"]),
-    ("ingress6", "map ingress6 { type ipv6_addr : verdict; }", &["inet"]),
-    ("self4", "set self4 { type ipv4_addr . ipv4_addr; }", &["inet"]),
-    ("self6", "set self6 { type ipv6_addr . ipv6_addr; }", &["inet"]),
-    ("own4", "set own4 { type ifname . ipv4_addr; }", &["inet", "bridge"]),
-    ("own6", "set own6 { type ifname . ipv6_addr; }", &["inet", "bridge"]),
-    ("guarded", "set guarded { type ifname; }", &["inet", "bridge"]),
-    ("isolated", "set isolated { type ifname; }", &["bridge"]),
-];
+/// Whether an element stood in the kernel, and which chain it led to.
+type Before = Option<Option<Arc<str>>>;
 
 impl Default for Table {
     fn default() -> Self {
-        let sets = FRAME.iter().map(|(name, ..)| ((*name).into(), Set { holders: 1, ..Set::default() })).collect();
+        let sets = frame::sets().map(|name| (name.into(), Set { holders: 1, ..Set::default() })).collect();
         Self { sets, chains: BTreeMap::new(), counters: BTreeMap::new(), touched: Touched::default() }
     }
 }
@@ -230,11 +223,10 @@ impl Table {
 
     /// What leads the kernel here from what a listing shows. `None` where the frame is another's or absent.
     pub fn edits_from(&self, found: &Listing) -> Option<Edits> {
-        if !found.chains.contains(&*frame_name()) {
+        if !found.chains.contains(&*frame::name()) {
             return None;
         }
         let mut edits = Edits::default();
-        let frame = |name: &str| FRAME.iter().any(|(own, ..)| *own == name);
         for (name, set) in &self.sets {
             let theirs = found.sets.get(&**name);
             if theirs.is_none() {
@@ -250,14 +242,29 @@ impl Table {
             }
             theirs.into_keys().for_each(|text| edits.element(name, text, true, None));
         }
-        edits.sets.1 = found.sets.keys().filter(|n| !self.sets.contains_key(&***n) && !frame(n)).map(arc).collect();
+        edits.sets.1 = found
+            .sets
+            .keys()
+            .filter(|n| !self.sets.contains_key(&***n) && !frame::has(n))
+            .map(|name| arc(name))
+            .collect();
         let own = |name: &&String| name.contains("gress");
         edits.chains.0 = self.chains.keys().filter(|name| !found.chains.contains(&***name)).cloned().collect();
-        edits.chains.1 =
-            found.chains.iter().filter(own).filter(|n| !self.chains.contains_key(n.as_str())).map(arc).collect();
+        edits.chains.1 = found
+            .chains
+            .iter()
+            .filter(own)
+            .filter(|n| !self.chains.contains_key(n.as_str()))
+            .map(|name| arc(name))
+            .collect();
         edits.counters.0 = self.counters.keys().filter(|name| !found.counters.contains(&***name)).cloned().collect();
-        edits.counters.1 =
-            found.counters.iter().filter(own).filter(|n| !self.counters.contains_key(n.as_str())).map(arc).collect();
+        edits.counters.1 = found
+            .counters
+            .iter()
+            .filter(own)
+            .filter(|n| !self.counters.contains_key(n.as_str()))
+            .map(|name| arc(name))
+            .collect();
         Some(edits)
     }
 
@@ -304,8 +311,7 @@ impl Table {
     /// The whole table in one transaction, in place of whatever had its name.
     pub fn whole(&self) -> String {
         let mut edits = Edits::default();
-        let frame = |name: &str| FRAME.iter().any(|(own, ..)| *own == name);
-        edits.sets.0 = self.sets.keys().filter(|name| !frame(name)).cloned().collect();
+        edits.sets.0 = self.sets.keys().filter(|name| !frame::has(name)).cloned().collect();
         edits.chains.0 = self.chains.keys().cloned().collect();
         edits.counters.0 = self.counters.keys().cloned().collect();
         for (name, set) in &self.sets {
@@ -313,12 +319,12 @@ impl Table {
                 edits.element(name, element.to_string(), false, Some(held.value()));
             }
         }
-        format!("{}{}", frame_script(), self.script(&edits))
+        format!("{}{}", frame::script(), self.script(&edits))
     }
 }
 
-fn arc(name: &String) -> Arc<str> {
-    name.as_str().into()
+fn arc(name: &str) -> Arc<str> {
+    name.into()
 }
 
 fn difference(
@@ -327,11 +333,12 @@ fn difference(
     (added, removed): &mut (BTreeSet<Arc<str>>, BTreeSet<Arc<str>>),
 ) {
     for (name, before) in touched {
-        match (before, now(name)) {
-            (false, true) => drop(added.insert(name.clone())),
-            (true, false) => drop(removed.insert(name.clone())),
-            _ => {}
-        }
+        let changed = match (before, now(name)) {
+            (false, true) => &mut *added,
+            (true, false) => &mut *removed,
+            _ => continue,
+        };
+        changed.insert(name.clone());
     }
 }
 
@@ -367,198 +374,17 @@ fn verdict(chain: Option<&Arc<str>>) -> String {
 }
 
 fn write_elements(script: &mut String, verb: &str, set: &str, texts: &[String]) {
-    let families = FRAME.iter().find(|(name, ..)| *name == set).map_or(&["inet"][..], |(.., families)| families);
-    for family in families {
+    for family in frame::families(set) {
         let _ = writeln!(script, "{verb} element {family} {TABLE} {set} {{ {} }}", texts.join(", "));
     }
 }
 
-/// What `nft list table inet bosun-policy` and its like of the bridge family say: names and elements.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Listing {
-    pub sets: HashMap<String, HashMap<String, String>>,
-    pub chains: BTreeSet<String>,
-    pub counters: BTreeSet<String>,
-}
-
-impl Listing {
-    /// The table with nothing in it.
-    #[cfg(test)]
-    pub fn bare() -> Self {
-        let sets = FRAME.iter().map(|(name, ..)| ((*name).to_owned(), HashMap::new())).collect();
-        Self { sets, chains: [frame_name()].into(), counters: BTreeSet::new() }
+/// A text as a comment. The API's names need no more than this; nothing else gets out of the quotes.
+pub fn comment(text: &str) -> String {
+    let plain = |c: char| if c == ' ' || (c.is_ascii_graphic() && c != '"' && c != '\\') { c } else { '?' };
+    let mut short: String = text.chars().take(COMMENT).map(plain).collect();
+    if text.chars().nth(COMMENT).is_some() {
+        short.push_str("...");
     }
-
-    /// This one of family inet beside that of family bridge. `None` where they do not hold the same.
-    pub fn beside(mut self, bridge: Self) -> Option<Self> {
-        for (name, elements) in bridge.sets {
-            match self.sets.get(&name) {
-                Some(own) if *own == elements => {}
-                Some(_) => return None,
-                None => drop(self.sets.insert(name, elements)),
-            }
-        }
-        Some(self)
-    }
-
-    pub fn read(text: &str) -> Self {
-        let mut listing = Self::default();
-        let mut set: Option<String> = None;
-        let mut elements: Option<String> = None;
-        for line in text.lines().map(str::trim) {
-            if let Some(open) = &mut elements {
-                open.push_str(line);
-            } else if let Some(first) = line.strip_prefix("elements = {").filter(|_| set.is_some()) {
-                elements = Some(first.to_owned());
-            }
-            if let Some(whole) = elements.as_ref().and_then(|text| text.strip_suffix('}')) {
-                let own = set.as_ref().and_then(|name| listing.sets.get_mut(name));
-                own.into_iter().for_each(|own| own.extend(read_elements(whole)));
-                elements = None;
-                continue;
-            }
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["set" | "map", name, "{"] => {
-                    listing.sets.entry(name.to_owned()).or_default();
-                    set = Some(name.to_owned());
-                }
-                ["chain", name, "{"] => {
-                    set = None;
-                    listing.chains.insert(name.to_owned());
-                }
-                ["counter", name, "{"] => {
-                    set = None;
-                    listing.counters.insert(name.to_owned());
-                }
-                _ => {}
-            }
-        }
-        listing
-    }
-}
-
-/// Packets of each counter that a listing shows, by its comment, or its name where it has none.
-pub fn read_counters(text: &str) -> BTreeMap<String, u64> {
-    let mut counters = BTreeMap::new();
-    let mut who = String::new();
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("counter ").and_then(|rest| rest.strip_suffix(" {")) {
-            who = name.to_owned();
-        } else if let Some(comment) = line.strip_prefix("comment \"").and_then(|rest| rest.strip_suffix('"')) {
-            who = comment.to_owned();
-        } else if let Some(packets) = line.strip_prefix("packets ").and_then(|rest| rest.split(' ').next()) {
-            *counters.entry(who.clone()).or_default() += packets.parse::<u64>().unwrap_or_default();
-        }
-    }
-    counters
-}
-
-fn read_elements(text: &str) -> impl Iterator<Item = (String, String)> {
-    text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| {
-        let (key, value) = text.split_once(" : ").unwrap_or((text, ""));
-        (key.to_owned(), value.to_owned())
-    })
-}
-
-/// A chain whose name says which frame stands.
-fn frame_name() -> String {
-    format!("frame-{}", short(&frame_body()))
-}
-
-fn frame_script() -> String {
-    let replace = ["inet", "bridge"].map(|f| format!("add table {f} {TABLE}\ndelete table {f} {TABLE}\n")).concat();
-    format!("{replace}{}add chain inet {TABLE} {}\n", frame_body(), frame_name())
-}
-
-/// The hooks, in this order of a packet's way:
-///
-/// - `bridge prerouting -300` and `inet prerouting -300` (raw): a pod's link takes only what its own addresses send.
-///   The first sees the ports of a bridge, the second routed links; both come before any translation of addresses.
-/// - `bridge forward 0`: what a bridge floods or sends by link-local addresses names no pod as its destination, and
-///   policies would not see it; a pod that is isolated for ingress gets by its bridge only what is sent to it.
-/// - `inet forward 0` (filter): after the translation of a Service's address (prerouting, -100), so that the
-///   destination is the pod, and before masquerading (postrouting, 100), so that the source still is. By br_netfilter
-///   it sees the traffic inside one bridge too. What the node itself sends to its pods, and they to it, never passes
-///   here: upstream documents that it is always allowed.
-/// - `inet output 0`: IPVS sends on from here what came in from elsewhere, translated.
-///
-/// Neighbour discovery passes: without it no address of IPv6 is reached on a bridge. Flows that were allowed when they
-/// began go on until they end, whatever policies come later.
-fn frame_body() -> String {
-    let sets = |family: &str| -> String {
-        let own = FRAME.iter().filter(|(.., families)| families.contains(&family));
-        own.map(|(_, spec, _)| format!("  {spec}\n")).collect()
-    };
-    let spoofed = "drop comment \"a pod sent from an address that is not its own\"";
-    // Reports of multicast listeners, router and neighbour solicitation, neighbour advertisement.
-    let discovery = "icmpv6 type { 131, 132, 133, 135, 136, 143 }";
-    format!(
-        "table inet {TABLE} {{
-{}  counter dropped-spoofed {{ }}
-  chain spoof {{
-    type filter hook prerouting priority -300; policy accept;
-    iifname @guarded goto own
-  }}
-  chain own {{
-    iifname . ip saddr @own4 return
-    iifname . ip6 saddr @own6 return
-    ip6 saddr {{ ::, fe80::/10 }} {discovery} return
-    counter name dropped-spoofed {spoofed}
-  }}
-  chain forward {{
-    type filter hook forward priority 0; policy accept;
-    ct state established,related accept
-    {discovery} accept
-    goto leave
-  }}
-  chain output {{
-    type filter hook output priority 0; policy accept;
-    ct state established,related accept
-    fib saddr type local accept
-    goto leave
-  }}
-  chain leave {{
-    ip saddr . ip daddr @self4 accept
-    ip6 saddr . ip6 daddr @self6 accept
-    ip saddr vmap @egress4
-    ip6 saddr vmap @egress6
-    goto arrive
-  }}
-  chain arrive {{
-    ip daddr vmap @ingress4
-    ip6 daddr vmap @ingress6
-    accept
-  }}
-}}
-table bridge {TABLE} {{
-{}  counter dropped-spoofed {{ }}
-  counter dropped-flooded {{ }}
-  chain spoof {{
-    type filter hook prerouting priority -300; policy accept;
-    iifname @guarded goto own
-  }}
-  chain own {{
-    iifname . ip saddr @own4 return
-    iifname . arp saddr ip @own4 return
-    iifname . ip6 saddr @own6 return
-    ip6 saddr {{ ::, fe80::/10 }} {discovery} return
-    arp saddr ip 0.0.0.0 return
-    counter name dropped-spoofed {spoofed}
-  }}
-  chain deliver {{
-    type filter hook forward priority 0; policy accept;
-    oifname @isolated goto unicast
-  }}
-  chain unicast {{
-    oifname . ip daddr @own4 return
-    oifname . ip6 daddr @own6 return
-    meta protocol arp return
-    {discovery} return
-    counter name dropped-flooded drop comment \"sent to no address of a pod that is isolated for ingress\"
-  }}
-}}
-",
-        sets("inet"),
-        sets("bridge"),
-    )
+    short
 }

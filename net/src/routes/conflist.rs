@@ -20,7 +20,8 @@ pub fn render(pod_cidrs: &[IpNetwork], mtu: u32) -> String {
         "plugins": [
             {"type": "routed", "mtu": mtu, "ipam": {"type": "host-local", "ranges": ranges}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
-            // Here, last in the chain, comes {"type": "policy"}: the plugin that waits for a pod's policies.
+            // Last, so that all of a pod's network stands when its policies come into force.
+            {"type": "policy"},
         ],
     });
     format!("{list:#}\n")

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kernel::netlink::Mac;
 
 use super::rules;
-use super::state::{ALIAS, Route, Rules, State, Tunnel};
+use super::state::{ALIAS, Hops, Rules, State, Tunnel};
 
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +27,9 @@ pub enum Action {
     DeleteForwarding(String, Mac, IpAddr),
     SetNeighbour(String, IpAddr, Mac),
     DeleteNeighbour(String, IpAddr, Mac),
-    SetRoute(IpNetwork, Route),
-    DeleteRoute(IpNetwork, Route),
+    /// Prefix, metric, hops.
+    SetRoute(IpNetwork, u32, Hops),
+    DeleteRoute(IpNetwork, u32, Hops),
     /// A script of elements; where it is refused, the table is written whole.
     ChangeRules(String, Box<Rules>),
     WriteRules(Box<Rules>),
@@ -120,21 +122,15 @@ fn same_link(is: &Tunnel, wanted: &Tunnel) -> bool {
 }
 
 fn routes(is: &State, shall: &State, gone: &BTreeSet<String>, actions: &mut Vec<Action>) {
-    let stays = |route: &&Route| !route.hops.iter().any(|hop| gone.contains(&hop.device));
-    for (prefix, wanted) in &shall.routes {
-        let present = is.routes.get(prefix).filter(stays);
-        if present == Some(wanted) {
-            continue;
+    let stays = |hops: &Hops| gone.is_empty() || !hops.iter().any(|hop| gone.contains(&*hop.device));
+    for ((prefix, metric), wanted) in &shall.routes {
+        if is.routes.get(&(*prefix, *metric)).filter(|hops| stays(hops)) != Some(wanted) {
+            actions.push(Action::SetRoute(*prefix, *metric, Arc::clone(wanted)));
         }
-        // A black hole has another metric, so that neither takes the other's place.
-        if let Some(present) = present.filter(|present| present.hops.is_empty() != wanted.hops.is_empty()) {
-            actions.push(Action::DeleteRoute(*prefix, present.clone()));
-        }
-        actions.push(Action::SetRoute(*prefix, wanted.clone()));
     }
-    for (prefix, present) in is.routes.iter().filter(|(_, route)| stays(route)) {
-        if !shall.routes.contains_key(prefix) {
-            actions.push(Action::DeleteRoute(*prefix, present.clone()));
+    for ((prefix, metric), present) in &is.routes {
+        if stays(present) && !shall.routes.contains_key(&(*prefix, *metric)) {
+            actions.push(Action::DeleteRoute(*prefix, *metric, Arc::clone(present)));
         }
     }
 }

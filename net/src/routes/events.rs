@@ -1,6 +1,8 @@
-//! What an operator shall see: Events on this node, and its annotations.
+//! What an operator shall see: Events on this node, its annotations, and the condition of its network.
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
@@ -59,5 +61,21 @@ impl Voice {
         let api: Api<core::Node> = Api::all(self.client.clone());
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
         api.patch_metadata(&self.node, &PatchParams::default(), &patch).await.map(drop)
+    }
+
+    /// Says in the node's condition NetworkUnavailable that its network is there, as others do it that route pods: what
+    /// a cloud's controller marked as unavailable until now takes pods from here on.
+    ///
+    /// # Errors
+    /// The API's refusal.
+    pub async fn has_network(&self) -> kube::Result<()> {
+        let now = Time(Timestamp::now());
+        let condition = json!({
+            "type": "NetworkUnavailable", "status": "False", "reason": "BosunNetIsUp",
+            "message": "the net daemon keeps the routes of this node", "lastHeartbeatTime": now, "lastTransitionTime": now,
+        });
+        let api: Api<core::Node> = Api::all(self.client.clone());
+        let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+        api.patch_status(&self.node, &PatchParams::default(), &patch).await.map(drop)
     }
 }

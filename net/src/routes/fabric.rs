@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kernel::netlink::{
@@ -13,7 +14,7 @@ use kernel::{forwarding, sysctl};
 use super::diff::Action;
 use super::model::Interface;
 use super::rules;
-use super::state::{ALIAS, HOLE_METRIC, Hop, PROTOCOL, Route, State, Tunnel};
+use super::state::{ALIAS, Hop, Hops, PROTOCOL, State, Tunnel};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -78,11 +79,7 @@ impl Fabric {
         for (link, vxlan) in self.network.vxlans()?.into_iter().filter(|(link, _)| is_tunnel(link)) {
             state.tunnels.insert(link.name.clone(), tunnel(&link, &vxlan, &addresses));
         }
-        for route in self.network.routes_of(PROTOCOL)? {
-            let hop =
-                |hop: &netlink::Hop| Some(Hop { gateway: hop.gateway?, device: name(hop.link), onlink: hop.onlink });
-            state.routes.insert(route.destination, Route { hops: route.hops.iter().filter_map(hop).collect() });
-        }
+        state.routes = self.own_routes(&name)?;
         if !state.tunnels.is_empty() {
             for neighbour in self.network.neighbours()? {
                 let link = name(neighbour.link);
@@ -100,7 +97,29 @@ impl Fabric {
         Ok(state)
     }
 
-    /// The routes of the daemon alone.
+    /// The daemon's routes. Hops that many have are held once.
+    fn own_routes(&mut self, name: &dyn Fn(u32) -> String) -> Result<BTreeMap<(IpNetwork, u32), Hops>, Error> {
+        let mut shared: BTreeMap<Vec<netlink::Hop>, Hops> = BTreeMap::new();
+        let mut devices: BTreeMap<u32, Arc<str>> = BTreeMap::new();
+        let routes = self.network.routes_of(PROTOCOL)?.into_iter().map(|route| {
+            let mut hop = |hop: &netlink::Hop| {
+                let device = devices.entry(hop.link).or_insert_with(|| name(hop.link).into());
+                Some(Hop { gateway: hop.gateway?, device: Arc::clone(device), onlink: hop.onlink })
+            };
+            let hops = match shared.get(&route.hops) {
+                Some(hops) => Arc::clone(hops),
+                None => {
+                    let hops: Hops = Arc::new(route.hops.iter().filter_map(&mut hop).collect());
+                    shared.insert(route.hops, Arc::clone(&hops));
+                    hops
+                }
+            };
+            ((route.destination, route.metric.unwrap_or(0)), hops)
+        });
+        Ok(routes.collect())
+    }
+
+    /// The prefixes to which the daemon has routes, those that lead nowhere aside.
     ///
     /// # Errors
     /// Where the kernel's tables cannot be read.
@@ -149,9 +168,12 @@ impl Fabric {
                 let neighbour = Neighbour { link: self.link(name)?, address: *address, mac: *mac };
                 self.network.delete_neighbour(neighbour)?;
             }
-            Action::SetRoute(prefix, route) => self.network.set_route(&self.fib(*prefix, route)?)?,
-            Action::DeleteRoute(prefix, route) => {
-                self.network.unset_route(&self.named(*prefix, route))?;
+            Action::SetRoute(prefix, metric, hops) => self.network.set_route(&self.fib(*prefix, *metric, hops)?)?,
+            Action::DeleteRoute(prefix, metric, hops) => {
+                // Its links may be gone, and with them the route; prefix, metric and kind say which it is.
+                let any = netlink::Hop { gateway: None, link: 0, onlink: false };
+                let hops = if hops.is_empty() { Vec::new() } else { vec![any] };
+                self.network.unset_route(&fib_route(*prefix, *metric, hops))?;
             }
             Action::ChangeRules(script, whole) => {
                 // Somebody else changed the sets, or this version of nft does not take that change of intervals.
@@ -171,9 +193,14 @@ impl Fabric {
         let link = self.network.link(name)?.ok_or_else(|| Error::NoLink(name.to_owned()))?;
         self.links.insert(name.to_owned(), link.index);
         self.network.change_link(link.index, LinkChange { alias: Some(&tunnel.alias), ..LinkChange::default() })?;
-        // Nobody inside the tunnel is a router or is asked for an address.
-        for (parameter, value) in [("accept_ra", "0"), ("addr_gen_mode", "1")] {
-            if let Err(error) = sysctl::write(&format!("net/ipv6/conf/{name}/{parameter}"), value) {
+        // Nobody inside the tunnel is a router or is asked for an address. A node of another mode may wrap what this one
+        // sends plain, and its packets then come by another way than answers go.
+        for (parameter, value) in [
+            (format!("net/ipv4/conf/{name}/rp_filter"), "2"),
+            (format!("net/ipv6/conf/{name}/accept_ra"), "0"),
+            (format!("net/ipv6/conf/{name}/addr_gen_mode"), "1"),
+        ] {
+            if let Err(error) = sysctl::write(&parameter, value) {
                 tracing::debug!("{error}");
             }
         }
@@ -190,26 +217,13 @@ impl Fabric {
         Ok(self.network.change_link(self.link(name)?, change)?)
     }
 
-    fn fib(&self, prefix: IpNetwork, route: &Route) -> Result<FibRoute, Error> {
+    fn fib(&self, prefix: IpNetwork, metric: u32, hops: &Hops) -> Result<FibRoute, Error> {
         let hop = |hop: &Hop| {
             let link = self.link(&hop.device)?;
             Ok(netlink::Hop { gateway: Some(hop.gateway), link, onlink: hop.onlink })
         };
-        let hops: Result<Vec<_>, Error> = route.hops.iter().map(hop).collect();
-        Ok(FibRoute { hops: hops?, ..self.named(prefix, route) })
-    }
-
-    /// A route for which only prefix, metric and kind count; the hops stand for its kind.
-    fn named(&self, destination: IpNetwork, route: &Route) -> FibRoute {
-        let hole = route.hops.is_empty();
-        let any = netlink::Hop { gateway: None, link: 0, onlink: false };
-        FibRoute {
-            destination,
-            hops: if hole { Vec::new() } else { vec![any] },
-            source: None,
-            metric: hole.then_some(HOLE_METRIC),
-            protocol: PROTOCOL,
-        }
+        let hops: Result<Vec<_>, Error> = hops.iter().map(hop).collect();
+        Ok(fib_route(prefix, metric, hops?))
     }
 
     /// Whether somebody else changed what the daemon keeps or goes by: its own changes are told to it, too.
@@ -233,7 +247,8 @@ impl Fabric {
             }
             Change::Address { .. } => false,
             Change::Route { destination, protocol, gone } => {
-                *protocol == PROTOCOL && known.routes.contains_key(destination) == *gone
+                let mut same = known.routes.range((*destination, 0)..=(*destination, u32::MAX));
+                *protocol == PROTOCOL && same.next().is_some() == *gone
             }
             Change::NeighbourGone { link, address } => {
                 let at = |(name, other): &(String, IpAddr)| {
@@ -243,6 +258,10 @@ impl Fabric {
             }
         }
     }
+}
+
+fn fib_route(destination: IpNetwork, metric: u32, hops: Vec<netlink::Hop>) -> FibRoute {
+    FibRoute { destination, hops, source: None, metric: (metric > 0).then_some(metric), protocol: PROTOCOL }
 }
 
 fn is_global(ip: IpAddr) -> bool {

@@ -1,7 +1,7 @@
 //! What the decision is made from: nodes as the API has them, and this node's interfaces.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
@@ -19,6 +19,12 @@ pub struct Node {
     pub tunnel_v6: Option<TunnelEnd>,
     /// The annotations about tunnels that it has.
     pub annotations: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// Calico's annotations about BGP: `projectcalico.org/ASNumber` and `/RouteReflectorClusterID`.
+    pub as_number: Option<u32>,
+    pub reflector: Option<Ipv4Addr>,
+    /// Whether its condition NetworkUnavailable says that it is not so.
+    pub has_network: bool,
 }
 
 /// Where a node takes wrapped packets.
@@ -63,11 +69,13 @@ impl Node {
         let all = spec.and_then(|spec| spec.pod_cidrs.clone());
         let one = spec.and_then(|spec| spec.pod_cidr.clone());
         let cidrs = all.unwrap_or_else(|| one.into_iter().collect());
-        let annotations: BTreeMap<String, String> = node
-            .metadata
-            .annotations
-            .iter()
-            .flatten()
+        let all = node.metadata.annotations.iter().flatten();
+        let calicos = |name: &str| {
+            let prefixed = |(key, _): &(&String, &String)| key.strip_prefix("projectcalico.org/") == Some(name);
+            all.clone().find(prefixed).map(|(_, value)| value)
+        };
+        let annotations: BTreeMap<String, String> = all
+            .clone()
             .filter(|(key, _)| key.starts_with(PREFIX))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
@@ -77,6 +85,10 @@ impl Node {
             tunnel_v4: tunnel_end(&annotations, BACKEND_V4, PUBLIC_V4),
             tunnel_v6: tunnel_end(&annotations, BACKEND_V6, PUBLIC_V6),
             annotations,
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+            as_number: calicos("ASNumber").and_then(|text| text.parse().ok()),
+            has_network: status.and_then(|status| status.conditions.as_ref()).into_iter().flatten().any(has_network),
+            reflector: calicos("RouteReflectorClusterID").and_then(|text| text.parse().ok()),
         }
     }
 
@@ -93,6 +105,10 @@ impl Node {
         let ends = [self.tunnel_v4, self.tunnel_v6].into_iter().flatten().map(|end| end.address);
         self.addresses.iter().copied().chain(ends)
     }
+}
+
+fn has_network(condition: &core::NodeCondition) -> bool {
+    condition.type_ == "NetworkUnavailable" && condition.status == "False"
 }
 
 fn tunnel_end(annotations: &BTreeMap<String, String>, data: &str, public: &str) -> Option<TunnelEnd> {

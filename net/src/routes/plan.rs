@@ -2,17 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kernel::netlink::Mac;
 
 use super::model::{self, BackendData, Interface, Node, on_link};
 use super::rules;
-use super::state::{ALIAS, Hop, Route, State, Tunnel};
+use super::state::{ALIAS, HOLE_METRIC, Hop, Hops, State, Tunnel};
 use crate::config::{Config, Mode};
 
-/// Best paths by prefix, as the BGP speaker has them.
-pub type Learned = BTreeMap<IpNetwork, BTreeSet<IpAddr>>;
+/// Best paths by prefix, as the BGP speaker has them. Many prefixes share one.
+pub type Learned = BTreeMap<IpNetwork, Arc<Path>>;
+
+/// Where the speaker says that packets may go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    pub gateways: BTreeSet<IpAddr>,
+    /// 0 is the kernel's default.
+    pub metric: u32,
+}
 
 /// Everything that the decision is made from.
 pub struct Model<'a> {
@@ -46,7 +55,7 @@ pub struct Row {
     pub mtu: u32,
     /// The tunnel's other end, where packets are wrapped.
     pub wrapped_to: Option<IpAddr>,
-    pub way: Result<BTreeSet<Hop>, Problem>,
+    pub way: Result<Hops, Problem>,
 }
 
 /// Why something cannot be done, in one line with what to do.
@@ -54,6 +63,8 @@ pub struct Row {
 pub enum Problem {
     #[error("node {0} has no podCIDRs yet: the controller manager gives them with --allocate-node-cidrs")]
     NoPodCidrs(String),
+    #[error("node {0} has not said its addresses yet: does its agent run?")]
+    NoAddresses(String),
     #[error("node {0} has no {1} address of type InternalIP, so that its pods of {1} are not reached")]
     NoAddress(String, &'static str),
     #[error("{1} of node {0} is on no interface of this machine: give its agent a --node-ip that is")]
@@ -75,7 +86,7 @@ pub enum Problem {
 impl Problem {
     /// Whether it passes by itself while a cluster begins, so that it is told only to who asks.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::NoPodCidrs(_) | Self::NoTunnel(_))
+        matches!(self, Self::NoPodCidrs(_) | Self::NoAddresses(_) | Self::NoTunnel(_))
     }
 }
 
@@ -86,6 +97,9 @@ impl Problem {
 pub fn plan(model: &Model<'_>) -> Result<Plan, Problem> {
     let waiting = || Problem::NoPodCidrs(model.me.to_owned());
     let me = model.nodes.get(model.me).filter(|me| !me.pod_cidrs.is_empty()).ok_or_else(waiting)?;
+    if me.addresses.is_empty() {
+        return Err(Problem::NoAddresses(model.me.to_owned()));
+    }
     let families: Vec<Family<'_>> = [true, false].into_iter().filter_map(|v4| Family::of(model, me, v4)).collect();
     let mut plan = Plan { pod_cidrs: me.pod_cidrs.clone(), ..Plan::default() };
     plan.state.forwards = (families.iter().any(|f| f.v4), families.iter().any(|f| !f.v4));
@@ -93,14 +107,14 @@ pub fn plan(model: &Model<'_>) -> Result<Plan, Problem> {
         plan.problems.extend(family.problem(model.me));
         for cidr in me.pod_cidrs.iter().filter(|cidr| cidr.is_ipv4() == family.v4) {
             // Without it a packet to a pod that is gone would go the default way, and come back.
-            plan.state.routes.insert(*cidr, Route::default());
+            plan.state.routes.insert((*cidr, HOLE_METRIC), Hops::default());
         }
         if let Some(tunnel) = &family.tunnel {
             plan.state.tunnels.insert(tunnel.0.clone(), tunnel.1.clone());
         }
         peers(model, family, &mut plan);
     }
-    learned(model, &mut plan);
+    plan.state.routes.extend(learned(model, &me.pod_cidrs));
     plan.mtu = model.config.mtu.unwrap_or_else(|| families.iter().map(Family::pod_mtu).min().unwrap_or(1500));
     plan.annotations = annotations(me, model.config, &families);
     plan.state.rules = Some(rules::plan(model, me));
@@ -227,15 +241,18 @@ fn way(
     family: &Family<'_>,
     (name, node, cidr): (&str, &Node, IpNetwork),
     row: &mut Row,
-) -> Result<BTreeSet<Hop>, Problem> {
+) -> Result<Hops, Problem> {
     let address = node.address(family.v4);
     let plain = address.and_then(|address| Some((address, on_link(model.interfaces, address)?)));
     match (model.config.mode, plain) {
         (Mode::HostGw | Mode::VxlanCrossSubnet, Some((gateway, interface))) => {
-            return Ok(BTreeSet::from([Hop { gateway, device: interface.name.clone(), onlink: false }]));
+            return Ok(only(Hop { gateway, device: interface.name.as_str().into(), onlink: false }));
         }
         (Mode::HostGw, None) => {
-            let none = || Problem::NoAddress(name.into(), family.name());
+            let none = || match node.addresses.is_empty() {
+                true => Problem::NoAddresses(name.into()),
+                false => Problem::NoAddress(name.into(), family.name()),
+            };
             return Err(address.map_or_else(none, |address| Problem::NotOnLink(name.into(), address)));
         }
         _ => {}
@@ -249,7 +266,11 @@ fn way(
         _ => {}
     }
     row.wrapped_to = Some(end.address);
-    Ok(BTreeSet::from([Hop { gateway: inner(cidr, end.mac), device: device.clone(), onlink: family.v4 }]))
+    Ok(only(Hop { gateway: inner(cidr, end.mac), device: device.as_str().into(), onlink: family.v4 }))
+}
+
+fn only(hop: Hop) -> Hops {
+    Arc::new(BTreeSet::from([hop]))
 }
 
 /// What the other end is called inside the tunnel; only a neighbour entry of this node knows it. flannel takes the
@@ -264,42 +285,51 @@ fn inner(cidr: IpNetwork, mac: Mac) -> IpAddr {
     }
 }
 
-fn install(row: &Row, hops: &BTreeSet<Hop>, mac: Option<Mac>, state: &mut State) {
-    state.routes.insert(row.prefix, Route { hops: hops.clone() });
+fn install(row: &Row, hops: &Hops, mac: Option<Mac>, state: &mut State) {
+    state.routes.insert((row.prefix, 0), Arc::clone(hops));
     if let (Some(remote), Some(mac)) = (row.wrapped_to, mac) {
-        for hop in hops {
-            state.neighbours.insert((hop.device.clone(), hop.gateway), mac);
-            state.forwarding.insert((hop.device.clone(), mac), remote);
+        for hop in hops.iter() {
+            state.neighbours.insert((hop.device.to_string(), hop.gateway), mac);
+            state.forwarding.insert((hop.device.to_string(), mac), remote);
         }
     }
 }
 
-/// What the speaker learnt. A next hop of the other family is as good as any (RFC 8950).
-fn learned(model: &Model<'_>, plan: &mut Plan) {
-    for (prefix, gateways) in model.learned {
-        // Its own range leads into this node, whatever others say.
-        if plan.pod_cidrs.contains(prefix) {
-            continue;
-        }
-        let hop = |gateway: &IpAddr| {
-            on_link(model.interfaces, *gateway)
-                .map(|i| (i.mtu, Hop { gateway: *gateway, device: i.name.clone(), onlink: false }))
-        };
-        let found: Vec<(u32, Hop)> = gateways.iter().filter_map(hop).collect();
-        let node = model.nodes.iter().find(|(_, node)| gateways.iter().any(|gateway| node.addresses.contains(gateway)));
-        let first = gateways.first().map(ToString::to_string).unwrap_or_default();
-        let source = node.map_or(first, |(name, _)| name.clone());
-        let mtu = found.iter().map(|(mtu, _)| *mtu).min().unwrap_or(0);
-        let hops: BTreeSet<Hop> = found.into_iter().map(|(_, hop)| hop).collect();
-        let way = match gateways.first() {
-            Some(gateway) if hops.is_empty() => Err(Problem::HopNotOnLink(*gateway, *prefix)),
-            _ => Ok(hops),
-        };
-        if let Ok(hops) = &way {
-            plan.state.routes.insert(*prefix, Route { hops: hops.clone() });
-        }
-        plan.rows.push(Row { prefix: *prefix, source, mtu, wrapped_to: None, way });
-    }
+/// The routes of what the speaker learnt, without this node's own ranges, whatever others say of them.
+fn learned(model: &Model<'_>, own: &[IpNetwork]) -> impl Iterator<Item = ((IpNetwork, u32), Hops)> {
+    let mut known: BTreeMap<&Arc<Path>, Hops> = BTreeMap::new();
+    let foreign = model.learned.iter().filter(|(prefix, _)| !own.contains(prefix));
+    foreign.filter_map(move |(prefix, path)| {
+        let hops = known.entry(path).or_insert_with(|| hops(model.interfaces, path));
+        (!hops.is_empty()).then(|| ((*prefix, path.metric), Arc::clone(hops)))
+    })
+}
+
+/// The ways of a path that begin on a link of this node. A next hop of the other family is as good as any (RFC 8950).
+pub fn hops(interfaces: &[Interface], path: &Path) -> Hops {
+    let hop = |gateway: &IpAddr| {
+        let interface = on_link(interfaces, *gateway)?;
+        Some(Hop { gateway: *gateway, device: interface.name.as_str().into(), onlink: false })
+    };
+    Arc::new(path.gateways.iter().filter_map(hop).collect())
+}
+
+/// What there is to say of a learnt prefix.
+pub fn learned_row(model: &Model<'_>, prefix: IpNetwork, path: &Path) -> Row {
+    let hops = hops(model.interfaces, path);
+    let of_node = |(_, node): &(&String, &Node)| path.gateways.iter().any(|gateway| node.addresses.contains(gateway));
+    let first = path.gateways.first().copied();
+    let source = match (model.nodes.iter().find(of_node), first) {
+        (Some((name, _)), _) => name.clone(),
+        (None, first) => first.map(|gateway| gateway.to_string()).unwrap_or_default(),
+    };
+    let mtu = |hop: &Hop| model.interfaces.iter().find(|interface| *interface.name == *hop.device).map(|i| i.mtu);
+    let mtu = hops.iter().filter_map(mtu).min().unwrap_or(0);
+    let way = match first {
+        Some(gateway) if hops.is_empty() => Err(Problem::HopNotOnLink(gateway, prefix)),
+        _ => Ok(hops),
+    };
+    Row { prefix, source, mtu, wrapped_to: None, way }
 }
 
 fn annotations(me: &Node, config: &Config, families: &[Family<'_>]) -> BTreeMap<&'static str, Option<String>> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kernel::netlink::Mac;
@@ -19,7 +20,8 @@ pub struct State {
     /// Whether packets are passed on, for IPv4 and for IPv6.
     pub forwards: (bool, bool),
     pub tunnels: BTreeMap<String, Tunnel>,
-    pub routes: BTreeMap<IpNetwork, Route>,
+    /// By prefix and metric; a metric of 0 is the kernel's default.
+    pub routes: BTreeMap<(IpNetwork, u32), Hops>,
     pub neighbours: BTreeMap<(String, IpAddr), Mac>,
     /// At which other end of the tunnel a hardware address is.
     pub forwarding: BTreeMap<(String, Mac), IpAddr>,
@@ -41,16 +43,13 @@ pub struct Tunnel {
     pub addresses: BTreeSet<IpNetwork>,
 }
 
-/// Where packets to a prefix go; without a hop, nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Route {
-    pub hops: BTreeSet<Hop>,
-}
+/// Where packets to a prefix may go; without a hop, nowhere. Many prefixes share one.
+pub type Hops = Arc<BTreeSet<Hop>>;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hop {
     pub gateway: IpAddr,
-    pub device: String,
+    pub device: Arc<str>,
     pub onlink: bool,
 }
 

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
 use kernel::netlink;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc::Sender;
 
+use super::advertise::{Service, has_endpoint};
+use super::learned;
 use super::model::Node;
 use crate::config;
 
@@ -23,6 +26,13 @@ pub enum News {
     /// The ConfigMap's data; empty where there is none.
     Config(BTreeMap<String, String>),
     Kernel(Vec<netlink::Change>),
+    /// By namespace and name.
+    Service(String, Option<Service>),
+    /// Service, slice, and whether an endpoint of it is ready on this node.
+    Slice(String, String, bool),
+    Learned(Vec<learned::Change>),
+    /// The BGP speaker has told all it heard when it began.
+    Synchronised,
 }
 
 /// Watches Nodes until the receiver goes.
@@ -73,6 +83,90 @@ pub async fn config(client: Client, news: Sender<News>) {
         };
         if news.send(News::Config(data)).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Watches Services until the receiver goes.
+pub async fn services(client: Client, news: Sender<News>) {
+    let config = watcher::Config::default().streaming_lists();
+    let mut events = watcher::watcher(Api::<core::Service>::all(client), config).default_backoff().boxed();
+    let mut seen = Seen::default();
+    while let Some(event) = next("Services", &mut events).await {
+        for (name, service) in seen.changes(event) {
+            let service = service.and_then(|service| Service::read(&service));
+            if news.send(News::Service(name, service)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Watches EndpointSlices until the receiver goes.
+pub async fn slices(client: Client, node: String, news: Sender<News>) {
+    let config = watcher::Config::default().labels("kubernetes.io/service-name").streaming_lists();
+    let api: Api<discovery::EndpointSlice> = Api::all(client);
+    let mut events = watcher::watcher(api, config).default_backoff().boxed();
+    let mut seen = Seen::default();
+    // A slice that is gone does not say whose it was.
+    let mut owners: BTreeMap<String, String> = BTreeMap::new();
+    while let Some(event) = next("EndpointSlices", &mut events).await {
+        for (name, slice) in seen.changes(event) {
+            let here = slice.as_ref().is_some_and(|slice| has_endpoint(slice, &node));
+            let owner = match &slice {
+                Some(slice) => slice
+                    .labels()
+                    .get("kubernetes.io/service-name")
+                    .map(|service| format!("{}/{service}", slice.namespace().unwrap_or_default())),
+                None => None,
+            };
+            let before = match &owner {
+                Some(owner) => owners.insert(name.clone(), owner.clone()).filter(|before| before != owner),
+                None => owners.remove(&name),
+            };
+            let told = before.map(|service| (service, false)).into_iter().chain(owner.map(|service| (service, here)));
+            for (service, here) in told {
+                if news.send(News::Slice(service, name.clone(), here)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The names that are there, so that a new list shows what went meanwhile.
+#[derive(Default)]
+struct Seen {
+    present: BTreeSet<String>,
+    listed: BTreeSet<String>,
+}
+
+impl Seen {
+    /// What an event tells, by namespace and name.
+    fn changes<K: kube::Resource>(&mut self, event: Event<K>) -> Vec<(String, Option<K>)> {
+        let name = |object: &K| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                self.listed.insert(name(&object));
+                vec![(name(&object), Some(object))]
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.listed);
+                let before = std::mem::replace(&mut self.present, listed);
+                before.difference(&self.present).map(|name| (name.clone(), None)).collect()
+            }
+            Event::Apply(object) => {
+                self.present.insert(name(&object));
+                vec![(name(&object), Some(object))]
+            }
+            Event::Delete(object) => {
+                self.present.remove(&name(&object));
+                vec![(name(&object), None)]
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::netlink::Change;
@@ -14,12 +14,14 @@ use super::conflist;
 use super::diff::diff;
 use super::events::Voice;
 use super::fabric::{self, Fabric};
+use super::learned::{self, Table};
 use super::model::{Interface, Node};
-use super::plan::{Learned, Model, Plan, Problem, plan};
-use super::report::Report;
+use super::peering::{Cluster, Driver};
+use super::plan::{Model, Plan, Problem, plan};
+use super::report::{self, Report};
 use super::state::State;
 use super::watch::{News, fresh};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::run::Ground;
 
 /// A burst of news is one change.
@@ -30,6 +32,18 @@ const AGAIN: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_secs(5);
 /// How many glances there are to a look at everything.
 const LOOK: u32 = 12;
+
+/// What whoever asks sees, too.
+#[derive(Default)]
+pub struct Shown {
+    pub report: Mutex<Report>,
+    pub table: Mutex<Table>,
+}
+
+/// A lock that a panicked thread left is as good as any: what it guards is replaced whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What one step needs, to be lent to a thread that may wait for the kernel.
 struct Hands {
@@ -52,30 +66,51 @@ pub struct Worker {
     ground: Ground,
     hands: Option<Hands>,
     voice: Voice,
+    driver: Driver,
     nodes: Option<BTreeMap<String, Node>>,
     config: Option<Config>,
-    report: Arc<Mutex<Report>>,
-    /// The problems that were told, and the configuration's.
+    shown: Arc<Shown>,
+    /// The problems that were told.
     told: BTreeSet<String>,
+    /// What is wrong with the ConfigMap.
     invalid: Option<String>,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Nothing,
+    /// Only what BGP learnt.
+    Learned,
+    All,
+}
+
+impl Need {
+    fn all(changed: bool) -> Self {
+        if changed { Self::All } else { Self::Nothing }
+    }
 }
 
 /// What came of a step.
 struct Outcome {
     plan: Result<Plan, Problem>,
+    /// Whether the kernel had routes by way of others before.
+    restarting: bool,
+    interfaces: Vec<Interface>,
     actions: usize,
     failures: Vec<String>,
 }
 
 impl Worker {
-    pub fn new(ground: Ground, fabric: Fabric, report: Arc<Mutex<Report>>) -> Self {
+    pub fn new(ground: Ground, fabric: Fabric, driver: Driver, shown: Arc<Shown>) -> Self {
         Self {
             voice: Voice::new(ground.client.clone(), &ground.node),
             ground,
             hands: Some(Hands::new(fabric)),
+            driver,
             nodes: None,
             config: None,
-            report,
+            shown,
             told: BTreeSet::new(),
             invalid: None,
         }
@@ -83,61 +118,79 @@ impl Worker {
 
     /// Returns when the watches have ended.
     pub async fn work(mut self, mut news: Receiver<News>) {
-        let mut due: Option<Instant> = None;
+        let (mut due, mut need): (Option<Instant>, Need) = (None, Need::Nothing);
         let mut glance = tokio::time::interval(GLANCE);
         glance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut glances = 0;
         loop {
             let ready = self.nodes.is_some() && self.config.is_some();
             let wake = due.filter(|_| ready);
-            let dirty = tokio::select! {
+            let more = tokio::select! {
                 item = news.recv() => match item {
                     Some(item) => self.note(item).await,
                     None => return,
                 },
                 _ = glance.tick() => {
                     glances = (glances + 1) % LOOK;
-                    self.glance(glances == 0)
+                    Need::all(self.glance(glances == 0))
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
-                    due = (!self.sync().await).then(|| Instant::now() + AGAIN);
+                    let done = match need {
+                        Need::Learned if self.knows() => self.learn().await,
+                        _ => self.sync().await,
+                    };
+                    (due, need) = if done { (None, Need::Nothing) } else { (Some(Instant::now() + AGAIN), Need::All) };
                     continue;
                 }
             };
-            if dirty {
+            if more > Need::Nothing {
                 let soon = Instant::now() + BURST;
                 due = Some(due.map_or(soon, |due| due.min(soon)));
+                need = need.max(more);
             }
         }
     }
 
-    /// Takes news into the model. `false` where they change nothing.
-    async fn note(&mut self, news: News) -> bool {
+    fn knows(&self) -> bool {
+        self.hands.as_ref().is_some_and(|hands| hands.known.is_some())
+    }
+
+    /// Takes news into the model.
+    async fn note(&mut self, news: News) -> Need {
         match news {
             News::Nodes(all) => {
                 let changed = self.nodes.as_ref() != Some(&all);
                 self.nodes = Some(all);
-                changed
+                Need::all(changed)
             }
             News::Node(name, node) => {
-                let Some(nodes) = &mut self.nodes else { return false };
+                let Some(nodes) = &mut self.nodes else { return Need::Nothing };
                 let changed = nodes.get(&name) != node.as_ref();
                 match node {
                     Some(node) => drop(nodes.insert(name, node)),
                     None => drop(nodes.remove(&name)),
                 }
-                changed
+                Need::all(changed)
             }
-            News::Config(data) => self.configure(&data).await,
-            News::Kernel(changes) => self.heard(&changes),
+            News::Config(data) => Need::all(self.configure(&data).await),
+            News::Kernel(changes) => Need::all(self.heard(&changes)),
+            News::Service(name, service) => Need::all(self.driver.service(name, service)),
+            News::Slice(service, slice, here) => Need::all(self.driver.slice(service, slice, here)),
+            News::Learned(changes) => {
+                lock(&self.shown.table).note(changes);
+                Need::Learned
+            }
+            News::Synchronised => {
+                lock(&self.shown.table).complete = true;
+                Need::All
+            }
         }
     }
 
     async fn configure(&mut self, data: &BTreeMap<String, String>) -> bool {
-        match Config::read(data, SPEAKERS) {
+        match Config::read(data) {
             Ok(config) => {
-                self.invalid = None;
-                let changed = self.config.as_ref() != Some(&config);
+                let changed = self.config.as_ref() != Some(&config) || self.invalid.take().is_some();
                 self.config = Some(config);
                 changed
             }
@@ -156,7 +209,8 @@ impl Worker {
 
     fn heard(&mut self, changes: &[Change]) -> bool {
         let Some(hands) = &mut self.hands else { return false };
-        let Some(known) = &hands.known else { return true };
+        // What is not known is read at the next step, which is due already.
+        let Some(known) = &hands.known else { return false };
         let matters = changes.iter().any(|change| hands.fabric.matters(change, known, &hands.interfaces));
         if matters {
             hands.known = None;
@@ -175,38 +229,100 @@ impl Worker {
         time || changed
     }
 
-    /// Brings the kernel, the list for the runtime and the annotations to the plan. `false` where something is to be
-    /// tried again.
+    /// Brings the kernel, the list for the runtime, the speaker and the annotations to the plan. `false` where
+    /// something is to be tried again.
     async fn sync(&mut self) -> bool {
         let (Some(nodes), Some(config)) = (self.nodes.clone(), self.config.clone()) else { return true };
-        let Some(mut hands) = self.hands.take().or_else(|| Fabric::open().map(Hands::new).ok()) else { return false };
-        let (me, folder) = (Arc::clone(&self.ground.node), self.ground.cni_conf_dir.clone());
-        let mode = config.mode;
-        let step = move || {
-            let outcome = step(&mut hands, &me, &nodes, &config, folder.as_deref());
-            (hands, outcome)
-        };
-        let Ok((hands, outcome)) = tokio::task::spawn_blocking(step).await else {
-            tracing::error!("the thread that keeps routes panicked, beginning anew");
-            return false;
-        };
-        self.hands = Some(hands);
+        let me = self.ground.node.to_string();
+        let ground = report::Ground { me, nodes, config, interfaces: Vec::new() };
+        let (shown, folder) = (Arc::clone(&self.shown), self.ground.cni_conf_dir.clone());
+        let work = move |hands: &mut Hands| (step(hands, &ground, &mut lock(&shown.table), folder.as_deref()), ground);
+        let Some((mut outcome, mut ground)) = self.lend(work).await else { return false };
         match outcome.actions {
             0 => tracing::debug!("routes are as they shall be"),
             actions => tracing::info!("{actions} changes in the kernel, {} failed", outcome.failures.len()),
         }
-        self.tell(mode, outcome).await
+        ground.interfaces = std::mem::take(&mut outcome.interfaces);
+        self.speak(&ground, &mut outcome).await;
+        self.tell(ground, outcome).await
     }
 
-    async fn tell(&mut self, mode: crate::config::Mode, mut outcome: Outcome) -> bool {
+    /// The work of what BGP learnt alone.
+    async fn learn(&mut self) -> bool {
+        let Some(me) = self.nodes.as_ref().and_then(|nodes| nodes.get(&*self.ground.node)) else { return true };
+        let (own, shown) = (me.pod_cidrs.clone(), Arc::clone(&self.shown));
+        let work = move |hands: &mut Hands| {
+            let changes = lock(&shown.table).take();
+            let Some(known) = &mut hands.known else { return false };
+            let actions = learned::actions(&changes, &own, &hands.interfaces, known);
+            let done = |action| match hands.fabric.apply(action) {
+                Ok(()) => {
+                    learned::apply(action, known);
+                    true
+                }
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    false
+                }
+            };
+            let failed = actions.iter().map(done).filter(|done| !done).count();
+            tracing::debug!("{} changes of {} prefixes that BGP told, {failed} failed", actions.len(), changes.len());
+            failed == 0
+        };
+        let done = self.lend(work).await.unwrap_or(false);
+        if let (false, Some(hands)) = (done, &mut self.hands) {
+            hands.known = None;
+        }
+        done
+    }
+
+    /// Runs `work` on a thread where it may wait for the kernel. `None` where it panicked.
+    async fn lend<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Hands) -> T + Send + 'static) -> Option<T> {
+        let mut hands = self.hands.take().or_else(|| Fabric::open().map(Hands::new).ok())?;
+        let lent = tokio::task::spawn_blocking(move || {
+            let done = work(&mut hands);
+            (hands, done)
+        });
+        match lent.await {
+            Ok((hands, done)) => {
+                self.hands = Some(hands);
+                Some(done)
+            }
+            Err(error) => {
+                tracing::error!("the thread that keeps routes ended, beginning anew: {error}");
+                None
+            }
+        }
+    }
+
+    /// Has the speaker follow, or ends it.
+    async fn speak(&mut self, ground: &report::Ground, outcome: &mut Outcome) {
+        if ground.config.mode != Mode::Bgp {
+            self.driver.end().await;
+            *lock(&self.shown.table) = Table::default();
+        } else if outcome.plan.is_ok() {
+            let report::Ground { me, nodes, config, .. } = ground;
+            let cluster = Cluster { me, nodes, config, restarting: outcome.restarting };
+            if let Err(error) = self.driver.bring(&cluster).await {
+                outcome.failures.push(error);
+            }
+        }
+    }
+
+    async fn tell(&mut self, ground: report::Ground, mut outcome: Outcome) -> bool {
         let mut problems = BTreeSet::new();
-        let mut report = Report { mode: Some(mode), ..Report::default() };
+        let mut report = Report { mode: Some(ground.config.mode), ..Report::default() };
         match outcome.plan {
             Ok(plan) => {
                 if let Err(error) = self.voice.annotate(plan.annotations.iter()).await {
-                    outcome
-                        .failures
-                        .push(format!("cannot write the annotations of node {}: {error}", self.ground.node));
+                    outcome.failures.push(format!("cannot write the annotations of node {}: {error}", ground.me));
+                }
+                let known = ground.nodes.get(&ground.me).is_some_and(|me| me.has_network);
+                if !known
+                    && outcome.failures.is_empty()
+                    && let Err(error) = self.voice.has_network().await
+                {
+                    outcome.failures.push(format!("cannot write the condition of node {}: {error}", ground.me));
                 }
                 problems.extend(plan.problems.iter().filter(|problem| !problem.is_passing()).map(ToString::to_string));
                 report.rows = plan.rows;
@@ -217,30 +333,29 @@ impl Worker {
             self.voice.warn("NodeNotRouted", &words).await;
         }
         for words in &outcome.failures {
-            if !self.report.lock().unwrap_or_else(PoisonError::into_inner).failures.contains(words) {
+            let known = lock(&self.shown.report).failures.contains(words);
+            if !known {
                 self.voice.warn("RoutesFailed", words).await;
             }
         }
         report.problems = problems.into_iter().chain(self.invalid.clone()).collect();
+        report.ground = Some(Arc::new(ground));
         let done = outcome.failures.is_empty();
         report.failures = outcome.failures;
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        *lock(&self.shown.report) = report;
         done
     }
 }
 
-/// Keys of the ConfigMap that the BGP speaker reads.
-const SPEAKERS: &[&str] = &[];
-
 /// One step of the loop, on a thread that may wait for the kernel.
-fn step(
-    hands: &mut Hands,
-    me: &str,
-    nodes: &BTreeMap<String, Node>,
-    config: &Config,
-    folder: Option<&Path>,
-) -> Outcome {
-    let mut outcome = Outcome { plan: Err(Problem::NoPodCidrs(me.to_owned())), actions: 0, failures: Vec::new() };
+fn step(hands: &mut Hands, ground: &report::Ground, table: &mut Table, folder: Option<&Path>) -> Outcome {
+    let mut outcome = Outcome {
+        plan: Err(Problem::NoPodCidrs(ground.me.clone())),
+        restarting: false,
+        interfaces: Vec::new(),
+        actions: 0,
+        failures: Vec::new(),
+    };
     match hands.fabric.interfaces() {
         Ok(interfaces) => hands.interfaces = interfaces,
         Err(error) => {
@@ -248,14 +363,19 @@ fn step(
             return outcome;
         }
     }
-    let learned = Learned::new();
-    let model = Model { me, nodes, config, interfaces: &hands.interfaces, learned: &learned };
+    outcome.interfaces.clone_from(&hands.interfaces);
+    // All is in the plan.
+    table.take();
+    let report::Ground { me, nodes, config, .. } = ground;
+    let model = Model { me, nodes, config, interfaces: &hands.interfaces, learned: &table.learned };
     outcome.plan = plan(&model);
-    let Ok(plan) = &outcome.plan else { return outcome };
-    match bring(hands, &plan.state) {
+    let Ok(plan) = &mut outcome.plan else { return outcome };
+    let retain = config.mode == Mode::Bgp && !table.complete;
+    match bring(hands, &mut plan.state, retain) {
         Ok((actions, failures)) => (outcome.actions, outcome.failures) = (actions, failures),
         Err(error) => outcome.failures.push(error.to_string()),
     }
+    outcome.restarting = retain && plan.state.routes.values().any(|hops| !hops.is_empty());
     // A node whose own network failed shall not get pods.
     if let (Some(folder), true) = (folder, outcome.failures.is_empty())
         && let Err(error) = conflist::write(folder, &conflist::render(&plan.pod_cidrs, plan.mtu))
@@ -266,11 +386,14 @@ fn step(
 }
 
 /// Brings the kernel to `shall`: how many actions that took, and what was refused.
-fn bring(hands: &mut Hands, shall: &State) -> Result<(usize, Vec<String>), fabric::Error> {
+fn bring(hands: &mut Hands, shall: &mut State, retain: bool) -> Result<(usize, Vec<String>), fabric::Error> {
     let known = match hands.known.take() {
         Some(known) => known,
         None => hands.fabric.read()?,
     };
+    if retain {
+        learned::retain(&known, shall);
+    }
     let actions = diff(&known, shall);
     let refused = |action| hands.fabric.apply(action).err().map(|error| error.to_string());
     let failures: Vec<String> = actions.iter().filter_map(refused).collect();

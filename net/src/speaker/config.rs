@@ -49,6 +49,7 @@ fn default_port() -> u16 {
 pub struct Peer {
     /// For the operator: the node's or the BGPPeer's.
     pub name: String,
+    #[serde(rename = "peerIP")]
     pub peer_ip: IpAddr,
     #[serde(default = "default_port")]
     pub port: u16,

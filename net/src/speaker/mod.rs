@@ -193,6 +193,7 @@ impl Handle {
         if config.listen_port != self.config.listen_port {
             self.listeners = listen::Listeners::open(&config)?;
             self.listeners.serve(&self.shared, &mut self.tasks);
+            lock(&self.shared.peers).values().for_each(|member| self.expect(&member.config));
         }
         let same_speaker = self.config.same_speaker(&config);
         lock(&self.shared.rib).set_identity(config.identity());
@@ -222,15 +223,20 @@ impl Handle {
         let id = self.next_id;
         self.next_id += 1;
         lock(&self.shared.rib).add_peer(id, config.policy());
-        if let Err(error) = self.listeners.expect(&config) {
-            tracing::warn!("peer {}: cannot set the password of the listening socket: {error}", config.name);
-        }
+        self.expect(&config);
         let (orders, inbox) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
         let task = peer::Task::new(id, &config, &self.config, Arc::clone(&self.shared), Arc::clone(&wake));
         let task = self.tasks.spawn(task.run(inbox));
         let member = Member { id, orders, wake, task, config };
         lock(&self.shared.peers).insert(member.config.peer_ip, member);
+    }
+
+    /// Its connections are taken from now on, signed where it has a password.
+    fn expect(&self, config: &Peer) {
+        if let Err(error) = self.listeners.expect(config) {
+            tracing::warn!("peer {}: cannot set the password of the listening socket: {error}", config.name);
+        }
     }
 
     fn change(&self, old: &Peer, new: &Peer) {

@@ -13,8 +13,8 @@ use bgp::session::{Down, Input, Negotiated, Output, Session, Side, State, Timer}
 use tokio::io::Ready;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{Config, Peer};
 use super::connection::{Connection, connect};
@@ -27,6 +27,12 @@ const BACKLOG: usize = 256 * 1024;
 const PREFIXES: usize = 16 * 1024;
 /// The least time for a peer that restarted to tell its routes, once its session stands.
 const RETELL: Duration = Duration::from_secs(120);
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A connection on its way; given up with this value.
+type Attempt = AbortOnDropHandle<Result<TcpStream, String>>;
 
 /// What others ask of a peer's task.
 pub(super) enum Order {
@@ -46,7 +52,7 @@ pub(super) struct Task {
     session: Session,
     connections: [Option<Connection>; 2],
     offered: Option<TcpStream>,
-    connecting: Option<JoinHandle<Result<TcpStream, String>>>,
+    connecting: Option<Attempt>,
     timers: BTreeMap<Timer, Instant>,
     established: Option<(Side, Box<Negotiated>)>,
     stale_until: Option<Instant>,
@@ -136,7 +142,8 @@ impl Task {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Connect => {
-                self.connecting = Some(tokio::spawn(connect(self.config.clone(), Duration::from_secs(10))));
+                let attempt = connect(self.config.clone(), CONNECT);
+                self.connecting = Some(AbortOnDropHandle::new(tokio::spawn(attempt)));
             }
             Output::Accept(side) => self.connections[side as usize] = self.offered.take().map(Connection::new),
             Output::Refuse(told) => {
@@ -159,7 +166,12 @@ impl Task {
                     tracing::warn!("peer {}: {fault}", self.config.name);
                     self.report.last_error = Some(fault.to_string());
                 }
-                lock(&self.shared.rib).update(self.id, update);
+                let ended = update.end_of_rib.is_some();
+                let mut rib = lock(&self.shared.rib);
+                rib.update(self.id, update);
+                if ended && rib.has_told_all(self.id) {
+                    self.stale_until = None;
+                }
             }
             Output::Refresh(family) => lock(&self.shared.rib).refresh(self.id, family),
             Output::Down(down) => self.down(&down),
@@ -193,6 +205,10 @@ impl Task {
             self.stale_until = Some(Instant::now() + Duration::from_secs(time.into()).max(RETELL));
         }
         self.established = Some((side, negotiated));
+        if !self.was_waiting {
+            // Whatever becomes of this session, packets go on by its routes until a next one says otherwise.
+            self.session.restarted();
+        }
         self.shared.wake_all();
     }
 
@@ -273,15 +289,18 @@ impl Task {
     fn tell(&mut self) {
         let Some((side, _)) = &self.established else { return };
         let Some(connection) = &mut self.connections[*side as usize] else { return };
+        // What is left waits for the socket, which then wakes this task.
         while connection.backlog() < BACKLOG {
-            let bytes = lock(&self.shared.rib).take_updates(self.id, PREFIXES);
-            if bytes.is_empty() && !lock(&self.shared.rib).has_updates(self.id) {
+            let mut rib = lock(&self.shared.rib);
+            if !rib.has_updates(self.id) {
                 break;
             }
+            let bytes = rib.take_updates(self.id, PREFIXES);
+            drop(rib);
             connection.push(&bytes);
+            // A connection that broke is found so when it is read.
+            let _ = connection.write();
         }
-        // A connection that broke is found so when it is read.
-        let _ = connection.write();
     }
 
     fn ask_anew(&mut self) {
@@ -326,7 +345,7 @@ async fn readiness(connection: Option<&Connection>) -> io::Result<Ready> {
     }
 }
 
-async fn finished(connecting: &mut Option<JoinHandle<Result<TcpStream, String>>>) -> Result<TcpStream, String> {
+async fn finished(connecting: &mut Option<Attempt>) -> Result<TcpStream, String> {
     let Some(handle) = connecting else { return pending().await };
     let result = handle.await;
     *connecting = None;

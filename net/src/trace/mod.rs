@@ -149,3 +149,84 @@ pub fn risen(
     };
     after.iter().filter_map(rise).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::model::{Allow, At, Labels, Peer, Policy, Port};
+
+    fn model() -> Model {
+        let mut model = Model::default();
+        let pod = |node: &str, app: &str, ip: &str| Pod {
+            node: node.into(),
+            labels: Labels::new([("app", app)].into_iter()),
+            ips: [ip.parse().unwrap()].into(),
+            ..Pod::default()
+        };
+        model.namespaces.insert("a".into(), Labels::default());
+        model.pods.insert(Name::new("a", "client"), pod("n1", "client", "10.0.0.1"));
+        model.pods.insert(Name::new("a", "web-1"), pod("n1", "web", "10.0.0.2"));
+        model.pods.insert(Name::new("a", "web-2"), pod("n2", "other", "10.0.1.2"));
+        let port = Port { protocol: Protocol::Tcp, at: At::Range(8080, 8080) };
+        let pods = api::labels::Selector::parse("app=client").unwrap();
+        let allow = Allow { peers: Some(vec![Peer::Pods { namespaces: None, pods }]), ports: Some(vec![port]) };
+        let web = api::labels::Selector::parse("app=web").unwrap();
+        model.policies.insert(Name::new("a", "web"), Policy { pods: web, ingress: Some(vec![allow]), egress: None });
+        let other = api::labels::Selector::parse("app=other").unwrap();
+        model.policies.insert(Name::new("a", "deny"), Policy { pods: other, ingress: Some(vec![]), egress: None });
+        model
+    }
+
+    fn lines(path: &Path, found: &Found) -> Vec<String> {
+        text(path, found, &[("ingress of a/web-2".into(), 2)]).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_path_names_the_policy_that_stops_it() {
+        let model = model();
+        let question = Question::parse("a/client", "a/web-2:8080").unwrap();
+        let path = path(&model, &question, None).unwrap();
+        assert_eq!(path.foretold(), Foretold::Stopped);
+        let goal = "10.0.1.2:8080".parse().unwrap();
+        assert_eq!(
+            lines(&path, &Found::Answers(vec![(goal, Answer::Silence)])),
+            [
+                "from       a/client 10.0.0.1 on node n1",
+                "to         a/web-2 10.0.1.2:8080/tcp on node n2",
+                "  egress   open: no policy isolates",
+                "  ingress  DROPPED: isolated by a/deny, and no rule allows it",
+                "foretold   dropped: ingress of a/web-2",
+                "probe      10.0.1.2:8080: nothing came back in 2 s",
+                "counted    2 packets dropped meanwhile: ingress of a/web-2",
+            ]
+        );
+        let answer = Answer::Connected(Duration::from_micros(300));
+        let text = lines(&path, &Found::Answers(vec![(goal, answer)])).join("\n");
+        assert!(text.contains("connected in 0.3 ms") && text.contains("DIFFERS"), "{text}");
+    }
+
+    #[test]
+    fn a_service_leads_to_its_endpoints() {
+        let model = model();
+        let question = Question::parse("a/client", "a/web:80").unwrap();
+        let ends = ["10.0.0.2:8080", "10.0.1.2:8080"].map(|end| end.parse().unwrap());
+        let mut service = Service { address: Ok("10.96.0.5:80".parse().unwrap()), endpoints: ends.into() };
+        let whole = path(&model, &question, Some(&service)).unwrap();
+        assert_eq!((whole.foretold(), whole.goal().unwrap().to_string()), (Foretold::Some, "10.96.0.5:80".into()));
+        assert_eq!(whole.legs[0].verdict.ingress, Side::Allowed { policy: Name::new("a", "web"), rule: 0 });
+        let text = lines(&whole, &Found::NotSent("why".into())).join("\n");
+        assert!(text.contains("Service    a/web 10.96.0.5:80/tcp, 2 ready endpoints"), "{text}");
+        assert!(text.contains("foretold   depends on the endpoint: 1 of 2 pass\nprobe      not sent: why"), "{text}");
+
+        service.endpoints.clear();
+        let none = path(&model, &question, Some(&service)).unwrap();
+        assert_eq!(none.foretold(), Foretold::Refused);
+        service.address = Err("Service a/web has no tcp port 80; its ports are 8080".into());
+        let error = path(&model, &question, Some(&service)).unwrap_err();
+        assert_eq!(error.to_string(), "Service a/web has no tcp port 80; its ports are 8080");
+        let nobody = Question::parse("a/client", "a/nobody:80").unwrap();
+        assert_eq!(path(&model, &nobody, None).unwrap_err().to_string(), "there is no pod and no Service a/nobody");
+    }
+}

@@ -72,7 +72,10 @@ fn foretold(path: &Path) -> String {
 
 fn write_found(out: &mut String, path: &Path, found: &Found) {
     let answers = match found {
-        Found::NotSent(why) => return drop(writeln!(out, "probe      not sent: {why}")),
+        Found::NotSent(why) => {
+            let _ = writeln!(out, "probe      not sent: {why}");
+            return;
+        }
         Found::Answers(answers) => answers,
     };
     for (address, answer) in answers {

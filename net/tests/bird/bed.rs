@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 /// The environment that makes the test binary a speaker.
 pub const SPEAKER: &str = "BOSUN_TEST_SPEAKER";
 pub const OURS: &str = "10.99.0.1";
+/// For a second speaker of ours, whose port is another.
+pub const OTHER: &str = "10.99.0.3";
+pub const OTHER_PORT: u16 = 1179;
 pub const OURS6: &str = "fd99::1";
 pub const BIRDS: &str = "10.99.0.2";
 pub const BIRDS6: &str = "fd99::2";
@@ -95,13 +98,14 @@ impl Bed {
 
 fn join(ours: &Netns, birds: &Netns) {
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
-    let settle = |four: &str, six: &str| {
+    let settle = |addresses: &[&str]| {
         let mut network = Kernel::open().unwrap();
-        for (name, addresses) in [("lo", &[][..]), ("eth0", &[format!("{four}/24"), format!("{six}/64")])] {
+        for (name, addresses) in [("lo", &[][..]), ("eth0", addresses)] {
             let link = network.link(name).unwrap().unwrap().index;
             network.change_link(link, up).unwrap();
-            for net in addresses {
-                network.add_address(Address { link, net: net.parse().unwrap() }).unwrap();
+            for address in addresses {
+                let length = if address.contains(':') { 64 } else { 24 };
+                network.add_address(Address { link, net: format!("{address}/{length}").parse().unwrap() }).unwrap();
             }
         }
     };
@@ -117,10 +121,10 @@ fn join(ours: &Netns, birds: &Netns) {
         prepare();
         let end = VethEnd { name: "eth0", ..VethEnd::default() };
         Kernel::open().unwrap().add_veth(end, end, Some(birds.as_fd()), None).unwrap();
-        settle(OURS, OURS6);
+        settle(&[OURS, OTHER, OURS6]);
     })
     .unwrap();
-    birds.run(|| settle(BIRDS, BIRDS6)).unwrap();
+    birds.run(|| settle(&[BIRDS, BIRDS6])).unwrap();
 }
 
 pub struct Bird {
@@ -199,7 +203,7 @@ impl Speaker {
             line.clear();
             assert!(self.output.read_line(&mut line).unwrap() > 0, "the speaker has ended");
             // The harness of the test binary has its own to say.
-            if let Some(answer) = line.strip_prefix("answer ") {
+            if let Some((_, answer)) = line.split_once("answer ") {
                 return serde_json::from_str(answer).unwrap();
             }
         }
@@ -266,7 +270,7 @@ pub fn bgp(local_as: u32, peer_as: u32, more: &str) -> String {
     format!(
         "protocol bgp ours {{
             local {BIRDS} as {local_as}; neighbor {OURS} as {peer_as};
-            connect retry time 1; connect delay time 1; error wait time 1, 2; error forget time 1;
+            direct; connect retry time 1; connect delay time 1; error wait time 1, 2; error forget time 1;
             ipv4 {{ import all; export all; next hop self; }};
             ipv6 {{ import all; export all; next hop self; }};
             {more}
@@ -282,6 +286,12 @@ pub fn routes<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> String {
     }
     let [four, six] = families;
     format!("protocol static four {{ ipv4; {four} }}\nprotocol static six {{ ipv6; {six} }}\n")
+}
+
+/// The configuration of the second speaker, with one peer.
+pub fn other(asn: u32, peer_ip: &str) -> Value {
+    let peer = json!({"name": "only", "peerIP": peer_ip, "asNumber": asn, "sourceAddress": OTHER});
+    json!({"asNumber": asn, "routerId": OTHER, "listenPort": OTHER_PORT, "addresses": [OTHER], "peers": [peer]})
 }
 
 /// Our configuration with BIRD as the only peer.

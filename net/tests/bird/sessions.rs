@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::bed::{BIRDS, BIRDS6, Bed, OURS, OURS6, bgp, eventually, eventually_with, ours, routes};
+use crate::bed::{
+    BIRDS, BIRDS6, Bed, OTHER, OTHER_PORT, OURS, OURS6, bgp, eventually, eventually_with, other, ours, routes,
+};
 
 #[test]
 fn a_member_of_the_mesh() {
@@ -60,16 +62,47 @@ fn a_top_of_rack_router() {
 }
 
 #[test]
-fn a_route_reflector() {
-    let Some(bed) = Bed::new("a_route_reflector") else { return };
-    // BIRD has learned a route from another client, so it stands here as one with an originator.
-    let more = "rr client; rr cluster id 9.9.9.9;";
-    let bird = bed.bird(&(routes(["10.50.0.0/24"]) + &bgp(64512, 64512, more)));
+fn bird_reflects() {
+    let Some(bed) = Bed::new("bird_reflects") else { return };
+    let client = |name: &str, address: &str, passive: &str| {
+        format!(
+            "protocol bgp {name} {{
+                local {BIRDS} as 64512; neighbor {address} as 64512; direct; {passive}
+                rr client; rr cluster id 9.9.9.9; connect retry time 1; connect delay time 1;
+                ipv4 {{ import all; export all; }};
+            }}\n"
+        )
+    };
+    let bird = bed.bird(&(client("ours", OURS, "") + &client("second", OTHER, "passive;")));
     let mut speaker = bed.speaker(&ours(64512, 64512, json!({})), false);
+    let mut other = bed.speaker(&other(64512, BIRDS), false);
     speaker.originate(&["10.244.1.0/24"]);
-    speaker.established();
-    eventually("BIRD's routes come", || speaker.hops("10.50.0.0/24") == json!([BIRDS]));
-    eventually("BIRD has ours", || bird.learned() == 1);
+    other.originate(&["10.244.2.0/24"]);
+    eventually("the one has the other's", || speaker.hops("10.244.2.0/24") == json!([OTHER]));
+    eventually("and the other the one's", || other.hops("10.244.1.0/24") == json!([OURS]));
+    drop(bird);
+}
+
+#[test]
+fn we_reflect() {
+    let Some(bed) = Bed::new("we_reflect") else { return };
+    let bird = bed.bird(&(routes(["10.50.0.0/24"]) + &bgp(64512, 64512, "")));
+    let mut config = ours(64512, 64512, json!({"routeReflectorClient": true}));
+    config["routeReflectorClusterID"] = json!("9.9.9.9");
+    let client = json!({"name": "other", "peerIP": OTHER, "asNumber": 64512, "port": OTHER_PORT, "passive": true,
+        "routeReflectorClient": true});
+    config["peers"].as_array_mut().unwrap().push(client);
+    let _reflector = bed.speaker(&config, false);
+    let mut other = bed.speaker(&other(64512, OURS), false);
+    other.originate(&["10.244.2.0/24"]);
+    eventually("BIRD's route is reflected", || other.hops("10.50.0.0/24") == json!([BIRDS]));
+    eventually("and the other's", || bird.learned() == 1);
+    let route = bird.ask("show route all 10.244.2.0/24");
+    for part in
+        [format!("via {OTHER} on eth0"), format!("BGP.originator_id: {OTHER}"), "BGP.cluster_list: 9.9.9.9".into()]
+    {
+        assert!(route.contains(&part), "{part}: {route}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A hundred thousand routes, each way.
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -16,7 +16,9 @@ fn a_hundred_thousand_routes_each_way() {
         (0..COUNT).map(|index| format!("{}/24", Ipv4Addr::from(0x1400_0000 + (index << 8)))).collect();
     let bird = bed.bird(&(routes(prefixes.iter().map(String::as_str)) + &bgp(64512, 64512, "")));
     let mut speaker = bed.speaker(&ours(64512, 64512, json!({})), false);
+    let begin = Instant::now();
     speaker.established();
+    eprintln!("established: {:?}", begin.elapsed());
     let begin = Instant::now();
     eventually_with("BIRD's routes come", || {
         let count = speaker.ask(&json!("count"));
@@ -28,11 +30,18 @@ fn a_hundred_thousand_routes_each_way() {
     eventually_with("BIRD has ours", || (bird.learned() == COUNT as usize, bird.learned().to_string()));
     eprintln!("to BIRD: {:?}", begin.elapsed());
     assert_eq!(speaker.peer()["sent"], json!(COUNT));
+    let begin = Instant::now();
     speaker.ask(&json!({"originate": {"prefixes": []}}));
+    eprintln!("asked: {:?}", begin.elapsed());
     eventually_with("all are withdrawn", || (bird.learned() == 0, bird.learned().to_string()));
+    eprintln!("withdrawn from BIRD: {:?}", begin.elapsed());
+    // A sender that stalls goes on with its next keepalive.
+    assert!(begin.elapsed() < Duration::from_secs(15));
+    let begin = Instant::now();
     bird.ask("disable four");
     eventually_with("BIRD's too", || {
         let count = speaker.ask(&json!("count"));
         (count == json!(0), count.to_string())
     });
+    eprintln!("withdrawn by BIRD: {:?}", begin.elapsed());
 }

@@ -76,17 +76,25 @@ impl Bed {
             return None;
         }
         let pods = (0..PODS.len()).map(|pod| Member::join(&node, pod)).collect();
-        let mut keeper = Keeper::new(NODE, Box::new(Nft));
-        objects().into_iter().for_each(|change| drop(keeper.note(change)));
-        let mut bed = Self { node, pods, keeper, round: 0 };
-        for pod in 0..PODS.len() {
-            bed.keeper.note(Change::Attached(bed.attachment(pod)));
-        }
+        let mut bed = Self { node, pods, keeper: Keeper::new(NODE, Box::new(Nft)), round: 0 };
+        bed.note(objects());
+        bed.attach_all();
         bed.sync();
         Some(bed)
     }
 
-    pub fn attachment(&self, pod: usize) -> Attachment {
+    pub fn note(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.keeper.note(change);
+        }
+    }
+
+    pub fn attach_all(&mut self) {
+        let all: Vec<Change> = (0..PODS.len()).map(|pod| Change::Attached(self.attachment(pod))).collect();
+        self.note(all);
+    }
+
+    fn attachment(&self, pod: usize) -> Attachment {
         let (namespace, name) = PODS[pod].split_once('/').unwrap();
         let member = &self.pods[pod];
         Attachment {
@@ -229,6 +237,10 @@ impl Member {
             let near = VethEnd { name: &link, master: bridged.then_some(bridge), ..VethEnd::default() };
             let far = VethEnd { name: "eth0", ..VethEnd::default() };
             network.add_veth(near, far, Some(netns.as_fd()), None).unwrap();
+            if bridged {
+                let port = network.link(&link).unwrap().unwrap().index;
+                network.set_hairpin(port, true).unwrap();
+            }
             let own: &[&str] = if bridged { &[] } else { &["169.254.1.1/32", "fe80::1/64"] };
             let index = up(&mut network, &link, own);
             for (ip, bits) in [(four, 32), (six, 128)].into_iter().filter(|_| !bridged) {

@@ -67,7 +67,7 @@ fn every_pair_meets_the_truth_table() {
     for case in cases::all() {
         let wanted: Vec<(Name, Policy)> = case.policies.iter().map(read).collect();
         let gone: Vec<Name> = present.drain().filter(|name| !wanted.iter().any(|(own, _)| own == name)).collect();
-        gone.into_iter().for_each(|name| drop(bed.keeper.note(Change::Policy(name, None))));
+        bed.note(gone.into_iter().map(|name| Change::Policy(name, None)));
         for (name, policy) in wanted {
             present.insert(name.clone());
             bed.keeper.note(Change::Policy(name, Some(policy)));
@@ -105,7 +105,7 @@ fn connect(from: &Netns, to: IpAddr, port: u16) -> Result<TcpStream, io::ErrorKi
 fn the_node_reaches_its_isolated_pods_and_they_it() {
     let Some(mut bed) = Bed::new("node") else { return };
     let all = ["x", "y", "z"].map(|namespace| deny(namespace, &["Ingress", "Egress"]));
-    all.into_iter().for_each(|change| drop(bed.keeper.note(change)));
+    bed.note(all);
     bed.sync();
     let listener = bed.node.run(|| TcpListener::bind("[::]:9090").unwrap()).unwrap();
     for member in &bed.pods {
@@ -155,8 +155,8 @@ fn a_fresh_process_finds_everything_right_and_flows_go_on() {
     let before = bed.list("list table inet bosun-policy");
 
     bed.keeper = Keeper::new(bed::NODE, Box::new(Nft));
-    objects().into_iter().for_each(|change| drop(bed.keeper.note(change)));
-    (0..PODS.len()).for_each(|pod| drop(bed.keeper.note(Change::Attached(bed.attachment(pod)))));
+    bed.note(objects());
+    bed.attach_all();
     bed.keeper.note(Change::Policy(name.clone(), Some(policy)));
     assert_eq!(bed.sync(), Step::Nothing);
     assert_eq!(bed.list("list table inet bosun-policy"), before);
@@ -215,6 +215,8 @@ fn a_pod_sends_from_its_own_addresses_only() {
             assert_eq!(heard(), None, "{} as {foreign}", PODS[sender]);
         }
     }
+    let drops = bed.node.run(|| sync::drops(&Nft).unwrap()).unwrap();
+    assert!(drops["what pods sent from addresses not their own"] >= 4, "{drops:?}");
 }
 
 #[test]

@@ -14,9 +14,9 @@ fn between(is: &State, shall: &State) -> Vec<String> {
         Action::DeleteForwarding(name, mac, _) => format!("no forwarding {mac} {name}"),
         Action::SetNeighbour(name, address, mac) => format!("neighbour {address} {mac} {name}"),
         Action::DeleteNeighbour(name, address, _) => format!("no neighbour {address} {name}"),
-        Action::SetRoute(prefix, route) if route.hops.is_empty() => format!("hole {prefix}"),
-        Action::SetRoute(prefix, _) => format!("route {prefix}"),
-        Action::DeleteRoute(prefix, _) => format!("no route {prefix}"),
+        Action::SetRoute(prefix, _, hops) if hops.is_empty() => format!("hole {prefix}"),
+        Action::SetRoute(prefix, ..) => format!("route {prefix}"),
+        Action::DeleteRoute(prefix, ..) => format!("no route {prefix}"),
         Action::ChangeRules(script, _) => script.trim_end().replace('\n', "; "),
         Action::WriteRules(_) => "rules".into(),
     };
@@ -125,4 +125,76 @@ fn a_link_is_changed_where_the_kernel_can_and_replaced_with_all_on_it_where_not(
     foreign.alias.clear();
     is.tunnels.insert("flannel.1".into(), foreign);
     assert_eq!(between(&is, &four(Mode::HostGw, |_| {})), [""; 0]);
+}
+
+/// What the kernel makes of an action; deleting a link takes all on it along.
+fn act(state: &mut State, action: &Action) {
+    match action.clone() {
+        Action::Forward { v4, v6 } => {
+            state.forwards.0 |= v4;
+            state.forwards.1 |= v6;
+        }
+        Action::AddTunnel(name, tunnel) => {
+            assert!(
+                !state.tunnels.values().any(|t| (t.vni, t.port, t.local.map(|l| l.is_ipv4()))
+                    == (tunnel.vni, tunnel.port, tunnel.local.map(|l| l.is_ipv4()))),
+                "two of one VNI and port"
+            );
+            let bare = Tunnel { addresses: BTreeSet::new(), ..*tunnel };
+            assert_eq!(state.tunnels.insert(name, bare), None);
+        }
+        Action::ChangeTunnel(name, tunnel) => {
+            let is = state.tunnels.get_mut(&name).unwrap();
+            (is.mtu, is.up, is.alias) = (tunnel.mtu, tunnel.up, tunnel.alias);
+        }
+        Action::DeleteLink(name) => {
+            state.tunnels.remove(&name).unwrap();
+            state.neighbours.retain(|(link, _), _| *link != name);
+            state.forwarding.retain(|(link, _), _| *link != name);
+            state.routes.retain(|_, hops| !hops.iter().any(|hop| *hop.device == *name));
+        }
+        Action::AddAddress(name, net) => assert!(state.tunnels.get_mut(&name).unwrap().addresses.insert(net)),
+        Action::DeleteAddress(name, net) => assert!(state.tunnels.get_mut(&name).unwrap().addresses.remove(&net)),
+        Action::SetForwarding(name, mac, remote) => drop(state.forwarding.insert((name, mac), remote)),
+        Action::DeleteForwarding(name, mac, _) => drop(state.forwarding.remove(&(name, mac)).unwrap()),
+        Action::SetNeighbour(name, address, mac) => drop(state.neighbours.insert((name, address), mac)),
+        Action::DeleteNeighbour(name, address, _) => drop(state.neighbours.remove(&(name, address)).unwrap()),
+        Action::SetRoute(prefix, metric, hops) => {
+            assert!(hops.iter().all(|hop| *hop.device == *"eth0" || state.tunnels.contains_key(&*hop.device)));
+            state.routes.insert((prefix, metric), hops);
+        }
+        Action::DeleteRoute(prefix, metric, _) => drop(state.routes.remove(&(prefix, metric)).unwrap()),
+        Action::ChangeRules(_, rules) | Action::WriteRules(rules) => state.rules = Some(*rules),
+    }
+}
+
+/// From any state to any other, and from whatever a daemon left that was killed on the way.
+#[test]
+fn every_way_leads_to_what_shall_be() {
+    let mut states = vec![State { forwards: (true, true), ..State::default() }];
+    for mode in [Mode::HostGw, Mode::Vxlan, Mode::VxlanCrossSubnet, Mode::Bgp] {
+        for without in ["", "b", "c"] {
+            let mut nodes = nodes();
+            nodes.remove(without);
+            let mut planned = planned(&nodes, mode).state;
+            states.push(planned.clone());
+            for tunnel in planned.tunnels.values_mut() {
+                (tunnel.mtu, tunnel.port) = (tunnel.mtu - 8, 4789);
+            }
+            states.push(planned);
+        }
+    }
+    for from in &states {
+        for to in &states[1..] {
+            let whole = diff(from, to);
+            for killed_after in 0..=whole.len() {
+                let mut state = from.clone();
+                whole[..killed_after].iter().for_each(|action| act(&mut state, action));
+                for action in diff(&state, to) {
+                    act(&mut state, &action);
+                }
+                assert_eq!(&state, to);
+            }
+        }
+    }
 }

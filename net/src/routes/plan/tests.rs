@@ -16,7 +16,7 @@ pub fn nodes() -> BTreeMap<String, Node> {
             ],
             tunnel_v4: end(four),
             tunnel_v6: end(six),
-            annotations: BTreeMap::new(),
+            ..Node::default()
         }
     };
     BTreeMap::from([
@@ -44,8 +44,9 @@ fn with(nodes: &BTreeMap<String, Node>, config: &Config, interfaces: &[Interface
 /// `PREFIX GATEWAY DEVICE`, with a star for what is onlink.
 fn ways(plan: &Plan) -> Vec<String> {
     let hop = |hop: &Hop| format!(" {} {}{}", hop.gateway, hop.device, if hop.onlink { "*" } else { "" });
-    let line =
-        |(prefix, route): (&IpNetwork, &Route)| format!("{prefix}{}", route.hops.iter().map(hop).collect::<String>());
+    let line = |((prefix, _), hops): (&(IpNetwork, u32), &Hops)| {
+        format!("{prefix}{}", hops.iter().map(hop).collect::<String>())
+    };
     plan.state.routes.iter().map(line).collect()
 }
 
@@ -189,6 +190,10 @@ fn without_ranges_of_its_own_a_node_waits_and_without_an_address_it_says_so() {
     assert_eq!(waits.unwrap_err(), Problem::NoPodCidrs("a".into()));
     let me = nodes.get_mut("a").unwrap();
     me.pod_cidrs = cidrs;
+    me.addresses.clear();
+    let waits = with(&nodes, &Config::default(), &interfaces()).unwrap_err();
+    assert_eq!((waits.is_passing(), &waits), (true, &Problem::NoAddresses("a".into())));
+    let me = nodes.get_mut("a").unwrap();
     me.addresses = vec!["203.0.113.9".parse().unwrap()];
     let plan = planned(&nodes, Mode::Vxlan);
     let told = problems(&plan);
@@ -237,18 +242,20 @@ fn the_sets_hold_pods_nodes_and_what_is_inside() {
 
 #[test]
 fn learnt_paths_are_routes_by_as_many_hops_as_there_are() {
+    let path = |prefix: &str, gateways: &[&str]| {
+        let gateways = gateways.iter().map(|gateway| gateway.parse().unwrap()).collect();
+        (prefix.parse().unwrap(), Arc::new(Path { gateways, metric: 0 }))
+    };
     let learned = Learned::from([
-        ("10.244.2.0/24".parse().unwrap(), BTreeSet::from(["192.0.2.2".parse().unwrap()])),
-        (
-            "203.0.113.0/24".parse().unwrap(),
-            BTreeSet::from(["192.0.2.8".parse().unwrap(), "2001:db8::9".parse().unwrap()]),
-        ),
-        ("10.244.1.0/24".parse().unwrap(), BTreeSet::from(["192.0.2.2".parse().unwrap()])),
-        ("10.9.0.0/16".parse().unwrap(), BTreeSet::from(["10.77.0.1".parse().unwrap()])),
+        path("10.244.2.0/24", &["192.0.2.2"]),
+        path("203.0.113.0/24", &["192.0.2.8", "2001:db8::9"]),
+        path("10.244.1.0/24", &["192.0.2.2"]),
+        path("10.9.0.0/16", &["10.77.0.1"]),
     ]);
     let (nodes, config) = (nodes(), Config { mode: Mode::Bgp, ..Config::default() });
-    let plan =
-        plan(&Model { me: "a", nodes: &nodes, config: &config, interfaces: &interfaces(), learned: &learned }).unwrap();
+    let interfaces = interfaces();
+    let model = Model { me: "a", nodes: &nodes, config: &config, interfaces: &interfaces, learned: &learned };
+    let plan = plan(&model).unwrap();
     assert_eq!(
         ways(&plan),
         [
@@ -258,7 +265,10 @@ fn learnt_paths_are_routes_by_as_many_hops_as_there_are() {
             "fd00:1::/64",
         ]
     );
-    let sources: Vec<&str> = plan.rows.iter().map(|row| row.source.as_str()).collect();
-    assert_eq!(sources, ["10.77.0.1", "b", "192.0.2.8"]);
-    assert_eq!(problems(&plan), ["no link leads to 10.77.0.1, the next hop to 10.9.0.0/16"]);
+    assert_eq!(problems(&plan), [""; 0]);
+    let rows: Vec<Row> = learned.iter().map(|(prefix, path)| learned_row(&model, *prefix, path)).collect();
+    let told: Vec<(&str, u32)> = rows.iter().map(|row| (row.source.as_str(), row.mtu)).collect();
+    assert_eq!(told, [("10.77.0.1", 0), ("b", 1500), ("b", 1500), ("192.0.2.8", 1500)]);
+    let problem = rows[0].way.as_ref().unwrap_err();
+    assert_eq!(problem.to_string(), "no link leads to 10.77.0.1, the next hop to 10.9.0.0/16");
 }

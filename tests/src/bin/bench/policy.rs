@@ -34,8 +34,12 @@ fn measure_here(load: &Load) -> anyhow::Result<Value> {
         let labels = Labels::new([("team", if namespace % 2 == 0 { "a" } else { "b" })].into_iter());
         keeper.note(Change::Namespace(format!("ns{namespace}").into(), Some(labels)));
     }
-    (0..load.pods + load.others).for_each(|number| drop(keeper.note(pod(load, number, number % 10))));
-    (0..load.policies).for_each(|number| drop(keeper.note(policy(number, 80))));
+    for number in 0..load.pods + load.others {
+        keeper.note(pod(load, number, number % 10));
+    }
+    for number in 0..load.policies {
+        keeper.note(policy(number, 80));
+    }
     keeper.sync()?;
     let loaded = begin.elapsed();
     let mut labels = Vec::new();
