@@ -81,7 +81,6 @@ const SHARED: &[(&str, Story)] = &[
 const SEVERAL: &[(&str, Story)] = &[
     ("several-ready", several_nodes::ready),
     ("several-reach", several_nodes::reach),
-    ("several-modes", several_nodes::modes),
     ("several-streams", several_nodes::streams),
     ("several-policies", policies::trace_says_why),
     ("several-images", several_nodes::images),
@@ -93,6 +92,7 @@ const SEVERAL: &[(&str, Story)] = &[
     ("routes-bad-config", routes::bad_config),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),
+    ("several-at-rest", several_nodes::at_rest),
 ];
 
 /// Cases that make clusters of their own, or none.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::bed::{Cluster, Kubectl, Node, eventually, output, text};
 use tests::leaks::Snapshot;
 
-use crate::streams as pod_streams;
+use crate::{soak, streams as pod_streams};
 
 pub const FLAGS: &[&str] = &["--nodes", "3"];
 
@@ -133,23 +133,6 @@ pub fn reach_each_other(kubectl: &Kubectl<'_>, pods: &[Placed]) {
     }
 }
 
-/// The administrator changes how pods reach one another, and they go on to.
-pub fn modes(kubectl: &Kubectl<'_>) {
-    let (cluster, pods) = (kubectl.cluster, one_on_each(kubectl));
-    let settings = ["--namespace", "kube-system", "patch", "configmap", "bosun-net", "--type=merge", "-p"];
-    // Last the one that the cluster began with.
-    for mode in ["vxlan", "vxlan-cross-subnet", "host-gw"] {
-        kubectl.run(&[&settings[..], &[&format!(r#"{{"data":{{"mode":"{mode}"}}}}"#)]].concat());
-        for node in cluster.nodes() {
-            eventually(&format!("{} to have mode {mode}", node.name), Duration::from_secs(5), || {
-                let said = text(&cluster.bosun(&["net", "routes", "--node", &node.name]).stdout);
-                (said.lines().next() == Some(&format!("mode {mode}"))).then_some(())
-            });
-        }
-        reach_each_other(kubectl, &pods);
-    }
-}
-
 /// The API server finds the agent of every node.
 pub fn streams(kubectl: &Kubectl<'_>) {
     for Placed { pod, .. } in one_on_each(kubectl) {
@@ -251,6 +234,14 @@ pub fn power_cut(kubectl: &Kubectl<'_>) {
     resume(cluster, FLAGS);
     started_again(kubectl, &pods.iter().collect::<Vec<_>>());
     reach_each_other(kubectl, &placed(kubectl));
+}
+
+/// After all that, each node has what its pods need and nothing else.
+pub fn at_rest(kubectl: &Kubectl<'_>) {
+    one_on_each(kubectl);
+    for node in kubectl.cluster.nodes() {
+        soak::at_rest(kubectl, &node.name);
+    }
 }
 
 /// Behind routers, and gone without a trace.
