@@ -234,7 +234,8 @@ impl<'a> Node<'a> {
     fn foreign_addresses(&self, addresses: &Names) -> Vec<String> {
         let rules = text(&self.inside(&["nft", "list", "ruleset"]).stdout);
         let words = rules.split(|c: char| !c.is_ascii_digit() && c != '.');
-        let pods = words.filter(|word| word.starts_with("10.244.") && !word.ends_with(".0") && !word.ends_with(".1"));
+        let is_ranges = |word: &&str| [".0", ".1", ".255"].iter().any(|end| word.ends_with(end));
+        let pods = words.filter(|word| word.starts_with("10.244.") && !is_ranges(word));
         let foreign: Names = pods.filter(|word| !addresses.contains(*word)).map(str::to_owned).collect();
         foreign.into_iter().map(|word| format!("a rule names {word}, which no pod has")).collect()
     }
