@@ -162,17 +162,18 @@ fn is_ready(pod: &Value) -> bool {
 /// Whenever `up` dies, the next one makes a whole cluster of what it left, and `down` removes it.
 pub fn killed_in_the_middle() {
     let before = Snapshot::take();
+    let flags = ["--nodes", "2", "--racks", "2", "--wait", "0"];
     for millis in [5, 30, 60, 90, 120, 200] {
         let cluster = Cluster::absent("killed");
         let kubeconfig = cluster.kubeconfig.display().to_string();
         let mut up = Command::new(bosun());
-        up.args(["up", "--name", &cluster.name, "--kubeconfig", &kubeconfig, "--wait", "0"]);
+        up.args(["up", "--name", &cluster.name, "--kubeconfig", &kubeconfig]).args(flags);
         let mut up = up.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(millis));
         up.kill().unwrap();
         up.wait().unwrap();
         if millis % 2 == 0 {
-            let again = cluster.bosun_up(&["--wait", "0"]);
+            let again = cluster.bosun_up(&flags);
             assert!(again.status.success(), "after {millis} ms: {}", text(&again.stderr));
         }
         let down = cluster.bosun(&["down"]);

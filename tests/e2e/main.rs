@@ -93,6 +93,7 @@ const SEVERAL: &[(&str, Story)] = &[
     ("routes-bad-config", routes::bad_config),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),
+    ("several-at-rest", several_nodes::at_rest),
 ];
 
 /// Cases that make clusters of their own, or none.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::bed::{Cluster, Kubectl, Node, eventually, output, text};
 use tests::leaks::Snapshot;
 
-use crate::streams as pod_streams;
+use crate::{soak, streams as pod_streams};
 
 pub const FLAGS: &[&str] = &["--nodes", "3"];
 
@@ -234,6 +234,14 @@ pub fn power_cut(kubectl: &Kubectl<'_>) {
     resume(cluster, FLAGS);
     started_again(kubectl, &pods.iter().collect::<Vec<_>>());
     reach_each_other(kubectl, &placed(kubectl));
+}
+
+/// After all that, each node has what its pods need and nothing else.
+pub fn at_rest(kubectl: &Kubectl<'_>) {
+    one_on_each(kubectl);
+    for node in kubectl.cluster.nodes() {
+        soak::at_rest(kubectl, &node.name);
+    }
 }
 
 /// Behind routers, and gone without a trace.

@@ -53,7 +53,7 @@ pub fn killed() {
     for name in DEPLOYMENTS {
         kubectl.run(&["rollout", "status", &format!("deployment/{name}"), "--timeout=90s"]);
     }
-    at_rest(&kubectl);
+    at_rest(&kubectl, &cluster.node());
     assert_eq!(kubectl.field("pod/untouched", "{.status.containerStatuses[0].containerID}"), sandbox);
     let restarts = kubectl.run(&["get", "pods", "-o", "jsonpath={..restartCount}"]);
     assert_eq!(restarts, "0 0 0 0", "nobody restarts a container because a daemon died");
@@ -105,10 +105,10 @@ fn daemons(cluster: &Cluster) -> Vec<(u32, String)> {
 
 /// # Panics
 /// Where something is left over or missing for a minute and a half: the runtime's garbage is collected each minute.
-fn at_rest(kubectl: &Kubectl<'_>) {
+pub fn at_rest(kubectl: &Kubectl<'_>, node: &str) {
     let start = Instant::now();
     loop {
-        let wrong = leftover::on_node(kubectl);
+        let wrong = leftover::on_node(kubectl, node);
         if wrong.is_empty() {
             println!("at rest after {:.0}s", start.elapsed().as_secs_f64());
             return;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use serde_json::Value;
 
@@ -10,11 +11,13 @@ use crate::bed::{Cluster, Kubectl, text};
 
 type Names = BTreeSet<String>;
 
-/// One line for each thing that is there without a pod, or missing for one. Empty on a node at rest.
-pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
-    let node = Node::of(kubectl.cluster);
-    let pods = kubectl.json(&["get", "pods", "-A"]);
-    let pods: Vec<&Value> = pods["items"].as_array().expect("a list has items").iter().collect();
+/// One line for each thing that is on the node without a pod, or missing for one. Empty on a node at rest.
+pub fn on_node(kubectl: &Kubectl<'_>, node: &str) -> Vec<String> {
+    let all = kubectl.json(&["get", "pods", "-A"]);
+    let all = all["items"].as_array().expect("a list has items");
+    let everywhere: Names = all.iter().map(|pod| string(&pod["status"]["podIP"])).collect();
+    let pods: Vec<&Value> = all.iter().filter(|pod| pod["spec"]["nodeName"] == node).collect();
+    let node = Node::of(kubectl.cluster, node);
     let uids: Names = pods.iter().map(|pod| string(&pod["metadata"]["uid"])).collect();
     let addresses: Names = pods.iter().map(|pod| string(&pod["status"]["podIP"])).collect();
     let containers = node.containers();
@@ -68,7 +71,7 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
         }
     }
     wrong.extend(node.dangling_log_links());
-    wrong.extend(node.foreign_addresses(&addresses));
+    wrong.extend(node.foreign_addresses(&everywhere));
     wrong
 }
 
@@ -105,6 +108,7 @@ struct Container {
 
 struct Node<'a> {
     cluster: &'a Cluster,
+    name: &'a str,
     root: PathBuf,
     mounts: String,
     /// Whether `bosun cri` made the pods, and not containerd's own plugin.
@@ -115,20 +119,24 @@ struct Node<'a> {
 const SANDBOXES: &str = "run/bosun-cri/sandboxes";
 
 impl<'a> Node<'a> {
-    fn of(cluster: &'a Cluster) -> Self {
-        let process = PathBuf::from(format!("/proc/{}", cluster.init()));
+    fn of(cluster: &'a Cluster, name: &'a str) -> Self {
+        let process = PathBuf::from(format!("/proc/{}", cluster.init_of(name)));
         let mounts = fs::read_to_string(process.join("mounts")).expect("the node's PID 1 runs");
         let root = process.join("root");
         let has_own_cri = root.join(SANDBOXES).exists();
-        Self { cluster, root, mounts, has_own_cri }
+        Self { cluster, name, root, mounts, has_own_cri }
     }
 
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
+    fn inside(&self, words: &[&str]) -> Output {
+        self.cluster.inside_of(self.name, words)
+    }
+
     fn lines(&self, words: &[&str]) -> Vec<String> {
-        text(&self.cluster.inside(words).stdout).lines().map(str::to_owned).collect()
+        text(&self.inside(words).stdout).lines().map(str::to_owned).collect()
     }
 
     fn containers(&self) -> Vec<Container> {
@@ -141,7 +149,7 @@ impl<'a> Node<'a> {
             .collect();
         let ids = self.lines(&["ctr", "-n", "k8s.io", "containers", "ls", "-q"]);
         let container = |id: &String| {
-            let info = self.cluster.inside(&["ctr", "-n", "k8s.io", "containers", "info", id]);
+            let info = self.inside(&["ctr", "-n", "k8s.io", "containers", "info", id]);
             let info: Value = serde_json::from_slice(&info.stdout).ok()?;
             let label = |name: &str| string(&info["Labels"][name]);
             let (kind, pod) = (label("io.cri-containerd.kind"), label("io.kubernetes.pod.uid"));
@@ -157,7 +165,7 @@ impl<'a> Node<'a> {
     fn cgroups(&self) -> Names {
         let mut found = Names::new();
         let mut left = vec![PathBuf::from("/sys/fs/cgroup")];
-        let ours = format!("bosun/{}", self.cluster.name);
+        let ours = format!("bosun/{}/{}/", self.cluster.name, self.name);
         while let Some(folder) = left.pop() {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -213,7 +221,7 @@ impl<'a> Node<'a> {
 
     /// Containers that elements of the plugins' tables are for: an element's comment is `CONTAINER/INTERFACE@NETWORK`.
     fn owners_of_rules(&self) -> Names {
-        let rules = text(&self.cluster.inside(&["nft", "list", "ruleset"]).stdout);
+        let rules = text(&self.inside(&["nft", "list", "ruleset"]).stdout);
         let comments = rules.split("comment \"").skip(1).filter_map(|rest| rest.split('"').next());
         comments
             .filter(|comment| comment.contains('@'))
@@ -224,9 +232,10 @@ impl<'a> Node<'a> {
 
     /// Pod addresses in rules, of services and of policies, that no pod has.
     fn foreign_addresses(&self, addresses: &Names) -> Vec<String> {
-        let rules = text(&self.cluster.inside(&["nft", "list", "ruleset"]).stdout);
+        let rules = text(&self.inside(&["nft", "list", "ruleset"]).stdout);
         let words = rules.split(|c: char| !c.is_ascii_digit() && c != '.');
-        let pods = words.filter(|word| word.starts_with("10.244.") && !word.ends_with(".0") && !word.ends_with(".1"));
+        let is_ranges = |word: &&str| [".0", ".1", ".255"].iter().any(|end| word.ends_with(end));
+        let pods = words.filter(|word| word.starts_with("10.244.") && !is_ranges(word));
         let foreign: Names = pods.filter(|word| !addresses.contains(*word)).map(str::to_owned).collect();
         foreign.into_iter().map(|word| format!("a rule names {word}, which no pod has")).collect()
     }
