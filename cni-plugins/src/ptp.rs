@@ -47,7 +47,7 @@ impl Plugin for Ptp {
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {
-        veth::remove(call, config(call)?.ip_masq)
+        veth::remove(call, config(call).map_or(true, |config| config.ip_masq))
     }
 
     fn check(&self, call: &Call) -> Result<(), Error> {

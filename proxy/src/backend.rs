@@ -38,7 +38,7 @@ pub struct Change<'a> {
     pub after: Option<&'a Plan>,
 }
 
-/// Addresses of endpoints on this node, of which some Service's packets may come back to their sender.
+/// Endpoints that may get back what they sent to a Service, and so must see it come from the node.
 #[derive(Debug, Default)]
 pub struct Hairpin {
     pub gone: BTreeSet<IpAddr>,
@@ -60,11 +60,12 @@ pub enum Error {
 }
 
 pub trait Backend: Send {
-    /// Makes the kernel hold these plans, whatever it held before. `local` are all addresses that need a hairpin.
+    /// Makes the kernel hold these plans, whatever it held before. `hairpin` are all endpoints that need one.
     ///
     /// # Errors
     /// The kernel's; what it holds then is not known.
-    fn replace(&mut self, facts: &Facts, plans: &BTreeMap<Name, Plan>, local: &BTreeSet<IpAddr>) -> Result<(), Error>;
+    fn replace(&mut self, facts: &Facts, plans: &BTreeMap<Name, Plan>, hairpin: &BTreeSet<IpAddr>)
+    -> Result<(), Error>;
 
     /// Goes from the old plans to the new ones, at the cost of what changes.
     ///

@@ -99,8 +99,9 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// Addresses of which every port without a rule is refused.
     pub cluster_ips: Vec<IpAddr>,
-    /// Endpoints on this node: what they send to the Service may come back to themselves.
-    pub local: Vec<IpAddr>,
+    /// Endpoints that may get back what they sent to the Service, unmasqueraded: those on this node, and where pods are
+    /// spared the detour of external traffic all of them.
+    pub hairpin: Vec<IpAddr>,
     pub guards: Vec<Guard>,
     pub health: Option<HealthCheck>,
     /// Of UDP ports, by [`Rule::id`]: every endpoint that still serves, whether or not new flows go there.
@@ -117,7 +118,7 @@ struct Pools {
 /// Decides for one Service. `name` only makes its ids.
 pub fn plan<'a>(name: &str, service: &Service, slices: impl Iterator<Item = &'a Slice> + Clone, facts: &Facts) -> Plan {
     let mut plan = Plan { cluster_ips: service.cluster_ips.clone(), ..Plan::default() };
-    let (mut local, mut ready) = (BTreeSet::new(), BTreeSet::new());
+    let (mut hairpin, mut ready) = (BTreeSet::new(), BTreeSet::new());
     for v4 in [true, false] {
         if !service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4) {
             continue;
@@ -125,10 +126,9 @@ pub fn plan<'a>(name: &str, service: &Service, slices: impl Iterator<Item = &'a 
         let allowed = allowed(service, v4, facts);
         for port in &service.ports {
             let found = endpoints(slices.clone(), port, v4);
-            for (endpoint, _) in found.iter().filter(|(endpoint, _)| endpoint.local) {
-                local.insert(endpoint.ip);
-                ready.extend(endpoint.ready.then_some(endpoint.ip));
-            }
+            let spared = service.external_local && facts.knows_pods(v4);
+            hairpin.extend(found.iter().filter(|(e, _)| e.local || spared).map(|(endpoint, _)| endpoint.ip));
+            ready.extend(found.iter().filter(|(e, _)| e.local && e.ready).map(|(endpoint, _)| endpoint.ip));
             let id = id(name, port, v4);
             let pools = pools(&found, facts);
             plan.rules.extend(rules(service, port, &pools, (facts, v4, id)));
@@ -140,7 +140,7 @@ pub fn plan<'a>(name: &str, service: &Service, slices: impl Iterator<Item = &'a 
         }
     }
     plan.health = service.health_port.map(|port| HealthCheck { port, ready: ready.len() });
-    plan.local = local.into_iter().collect();
+    plan.hairpin = hairpin.into_iter().collect();
     plan
 }
 
@@ -383,7 +383,7 @@ mod tests {
         ];
         let plan = plan("a/b", &wanted, [slice(endpoints)].iter(), &facts());
         assert_eq!(plan.health, Some(HealthCheck { port: 30999, ready: 1 }));
-        assert_eq!(plan.local.len(), 2);
+        assert_eq!(plan.hairpin.len(), 3, "pods reach all of them by this node");
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub struct Proxier {
     slices: HashMap<Name, BTreeMap<Box<str>, Slice>>,
     /// What the kernel holds.
     plans: BTreeMap<Name, Plan>,
-    /// How many Services have an endpoint on this node by that address.
-    local: BTreeMap<IpAddr, usize>,
+    /// How many Services need a hairpin for that endpoint.
+    hairpin: BTreeMap<IpAddr, usize>,
     /// Of those that have one.
     health_checks: BTreeMap<Name, HealthCheck>,
     dirty: HashSet<Name>,
@@ -55,7 +55,7 @@ impl Proxier {
             services: HashMap::new(),
             slices: HashMap::new(),
             plans: BTreeMap::new(),
-            local: BTreeMap::new(),
+            hairpin: BTreeMap::new(),
             health_checks: BTreeMap::new(),
             dirty: HashSet::new(),
             known: false,
@@ -129,11 +129,11 @@ impl Proxier {
     fn full(&mut self) -> Result<Step, Error> {
         let plans: BTreeMap<Name, Plan> =
             self.services.keys().filter_map(|name| Some((name.clone(), self.plan_of(name)?))).collect();
-        let mut local = BTreeMap::new();
-        plans.values().flat_map(|plan| &plan.local).for_each(|ip| *local.entry(*ip).or_insert(0) += 1);
-        self.backend.replace(&self.facts, &plans, &local.keys().copied().collect())?;
+        let mut hairpin = BTreeMap::new();
+        plans.values().flat_map(|plan| &plan.hairpin).for_each(|ip| *hairpin.entry(*ip).or_insert(0) += 1);
+        self.backend.replace(&self.facts, &plans, &hairpin.keys().copied().collect())?;
         self.health_checks = plans.iter().filter_map(|(name, plan)| Some((name.clone(), plan.health?))).collect();
-        (self.plans, self.local) = (plans, local);
+        (self.plans, self.hairpin) = (plans, hairpin);
         self.dirty.clear();
         self.dirty.shrink_to_fit();
         let all: Vec<&Plan> = self.plans.values().collect();
@@ -152,13 +152,13 @@ impl Proxier {
         if changes.is_empty() {
             return Ok(Step::Nothing);
         }
-        let (local, hairpin) = count_local(&self.local, &changes);
+        let (counts, hairpin) = count_hairpin(&self.hairpin, &changes);
         self.backend.change(&self.facts, &changes, &hairpin)?;
         let before: Vec<&Plan> = changes.iter().filter_map(|change| change.before).collect();
         let after: Vec<&Plan> = changes.iter().filter_map(|change| change.after).collect();
         forget(&mut self.conntrack, &after, &before, &self.facts);
         let services = changes.len();
-        self.local = local;
+        self.hairpin = counts;
         for (name, plan) in new {
             match plan.as_ref().and_then(|plan| plan.health) {
                 Some(health) => drop(self.health_checks.insert(name.clone(), health)),
@@ -179,14 +179,14 @@ impl Proxier {
 }
 
 /// The counts after the changes, and which addresses are gone and new with them.
-fn count_local(
+fn count_hairpin(
     counts: &BTreeMap<IpAddr, usize>,
     changes: &[backend::Change<'_>],
 ) -> (BTreeMap<IpAddr, usize>, Hairpin) {
     let mut touched: BTreeMap<IpAddr, isize> = BTreeMap::new();
     for backend::Change { before, after, .. } in changes {
-        before.iter().flat_map(|plan| &plan.local).for_each(|ip| *touched.entry(*ip).or_default() -= 1);
-        after.iter().flat_map(|plan| &plan.local).for_each(|ip| *touched.entry(*ip).or_default() += 1);
+        before.iter().flat_map(|plan| &plan.hairpin).for_each(|ip| *touched.entry(*ip).or_default() -= 1);
+        after.iter().flat_map(|plan| &plan.hairpin).for_each(|ip| *touched.entry(*ip).or_default() += 1);
     }
     let mut counts = counts.clone();
     let (mut gone, mut come) = (BTreeSet::new(), BTreeSet::new());

@@ -239,7 +239,7 @@ fn cluster_ip(mut bed: Bed) {
     assert_eq!(bed.say(vec![endpoints(&["10.244.2.2"])]), Step::Partial { services: 1 });
     assert_eq!(asked(&bed.client, &vip, 10), texts(["two 10.244.2.1"]));
     bed.say(vec![endpoints(&[])]);
-    assert_eq!(ask(&bed.pods[0], &vip), Err(std::io::ErrorKind::ConnectionRefused));
+    assert_eq!(ask(&bed.pods[0], &vip), Err(std::io::ErrorKind::ConnectionRefused), "{:?} {}", bed.mode, bed.left());
     assert_eq!(ask(&bed.node, &vip), Err(std::io::ErrorKind::ConnectionRefused));
     bed.say(vec![endpoints(&BOTH)]);
     assert_eq!(asked(&bed.client, &vip, 30).len(), 2);

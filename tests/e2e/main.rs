@@ -116,11 +116,15 @@ const ALONE: &[(&str, fn())] = &[
     ("proxy-nftables", proxy::nftables),
     ("proxy-iptables-nft", proxy::iptables_nft),
     ("proxy-iptables-legacy", proxy::iptables_legacy),
+    ("proxy-ipvs", proxy::ipvs),
 ];
 
 fn main() -> ExitCode {
     if guest::is_here() {
         return guest::inside();
+    }
+    if proxy::is_guest() {
+        return proxy::inside();
     }
     let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
     let mut failed = run(&alone);

@@ -32,7 +32,7 @@ impl Plugin for Bridge {
         let mut node = Kernel::open().map_err(Error::internal)?;
         let (bridge, made) = attach::ensure_bridge(&mut node, &config)?;
         if made && config.filters_vlans() {
-            node.filter_vlans(bridge.index).map_err(Error::internal)?;
+            filter_vlans(&mut node, &bridge)?;
         }
         let ipam = Ipam::of(call)?;
         let mut result = ipam.as_ref().map(|ipam| ipam.add(call)).transpose()?.unwrap_or_default();
@@ -48,9 +48,11 @@ impl Plugin for Bridge {
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {
-        let config = Config::of(call)?;
-        let removed = veth::remove(call, config.ip_masq);
-        let unchecked = if config.spoof_check { end_spoof_check(call) } else { Ok(()) };
+        // A configuration that ADD refused leaves nothing to remove, but then nothing may keep the pod from its end.
+        let (masqueraded, checked) =
+            Config::of(call).map_or((true, true), |config| (config.ip_masq, config.spoof_check));
+        let removed = veth::remove(call, masqueraded);
+        let unchecked = if checked { end_spoof_check(call) } else { Ok(()) };
         removed.and(unchecked)
     }
 
@@ -74,6 +76,17 @@ impl Plugin for Bridge {
         Config::of(call)?;
         Ipam::of(call)?.map_or(Ok(()), |ipam| ipam.status(call))
     }
+}
+
+/// Makes a new bridge tell networks apart. One that cannot is removed again, or the next ADD would take it as it is.
+fn filter_vlans(node: &mut Kernel, bridge: &Link) -> Result<(), Error> {
+    node.filter_vlans(bridge.index).map_err(|error| {
+        let _ = node.delete_link(bridge.index);
+        match error.is_unsupported() {
+            true => Error::internal("this kernel's bridges know no networks: vlan needs CONFIG_BRIDGE_VLAN_FILTERING"),
+            false => Error::internal(error),
+        }
+    })
 }
 
 fn end_spoof_check(call: &Call) -> Result<(), Error> {

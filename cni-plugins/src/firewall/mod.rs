@@ -102,8 +102,7 @@ impl Plugin for Firewall {
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {
-        let config = config(call)?;
-        if let Backend::Firewalld(zone) = &config.backend {
+        if let Ok(Config { backend: Backend::Firewalld(zone), .. }) = &config(call) {
             let previous = call.config.previous()?.unwrap_or_default();
             firewalld::remove(zone, previous.ips.iter().map(|ip| ip.address.ip()));
         }

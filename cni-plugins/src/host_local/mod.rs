@@ -243,6 +243,10 @@ fn allocate(
     let mut counted = false;
     loop {
         match taken.next_after(last) {
+            // The configuration may have got another gateway since the bits were written.
+            Some(ip) if set.is_gateway(ip) => {
+                taken.set(ip, true);
+            }
             Some(ip) => {
                 let is_ours = reserve(ip)?;
                 if let Some((at, byte)) = taken.set(ip, true) {
@@ -271,6 +275,8 @@ fn note(store: &Store, (index, set): (usize, &RangeSet), ip: IpAddr) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use api::cni::NetworkConfig;
     use serde_json::json;
 
@@ -375,6 +381,24 @@ mod tests {
     }
 
     #[test]
+    fn a_new_gateway_is_given_to_nobody() {
+        let folder = folder("gateway");
+        let ipam = |gateway: &str| json!({"ranges": [[{"subnet": "10.1.2.0/29", "gateway": gateway}]]});
+        let add = |id: &str, gateway: &str| {
+            let added = HostLocal.add(&call(&folder, id, ipam(gateway)));
+            added.map(|result| result.ips[0].address.ip().to_string())
+        };
+        assert_eq!(add("a", "10.1.2.1").unwrap(), "10.1.2.2");
+        assert_eq!(add("b", "10.1.2.3").unwrap(), "10.1.2.4");
+        assert_eq!(
+            (add("c", "10.1.2.3").unwrap(), add("d", "10.1.2.3").unwrap()),
+            ("10.1.2.5".into(), "10.1.2.6".into())
+        );
+        assert_eq!(add("e", "10.1.2.3").unwrap(), "10.1.2.1", "the former gateway's, counted anew");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn reservations_end_with_the_boot() {
         let folder = folder("boot");
         let ipam = json!({"ranges": [[{"subnet": "10.1.2.0/29"}], [{"subnet": "fd00::/64"}]]});
@@ -405,7 +429,10 @@ mod tests {
 
     #[test]
     fn a_nearly_full_network_is_no_slower() {
-        let folder = folder("full");
+        // Sixty thousand files take a minute on a disk.
+        let memory = std::path::Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let folder = base.join(format!("net-hl-full-{}", std::process::id()));
         let ipam = json!({"ranges": [[{"subnet": "10.1.0.0/16"}]]});
         let net = folder.join("net");
         std::fs::create_dir_all(&net).unwrap();
@@ -418,27 +445,21 @@ mod tests {
             }
         }
         let ids: Vec<String> = (0..50).map(|number| format!("c{number}")).collect();
-        let mut spent: Vec<u64> = ids
+        let mut spent: Vec<u128> = ids
             .iter()
             .map(|id| {
                 let call = call(&folder, id, ipam.clone());
-                let begin = on_cpu();
+                let begin = Instant::now();
                 HostLocal.add(&call).unwrap();
-                on_cpu() - begin
+                begin.elapsed().as_micros()
             })
             .collect();
         // The first counts the files.
         spent.remove(0);
         spent.sort_unstable();
         let median = spent[spent.len() / 2];
-        println!("ADD with {} of 65533 addresses in use: {median} ns of its own time", 65_533 - 100);
-        assert!(median < 1_000_000, "{spent:?}");
+        println!("ADD with 65433 of 65533 addresses in use: median {median} µs");
+        assert!(median < 1000, "{spent:?}");
         std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    /// Nanoseconds that this thread has run.
-    fn on_cpu() -> u64 {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        text.split(' ').next().unwrap().parse().unwrap()
     }
 }

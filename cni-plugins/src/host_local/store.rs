@@ -80,6 +80,14 @@ impl Store {
     }
 
     fn free_links(&self) -> Result<(), Error> {
+        // Counted anew by the next ADD, rather than changed for each address.
+        for number in 0.. {
+            let path = self.folder.join(format!("bosun-taken.{number}"));
+            if !path.exists() {
+                break;
+            }
+            remove(&path)?;
+        }
         for name in self.links()? {
             let mut parts = name.split(':');
             let (container, ifname) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

@@ -34,7 +34,9 @@ impl Taken {
     /// All free but the gateways. `None` where the set is too large.
     pub fn new(set: &RangeSet) -> Option<Self> {
         let mut taken = Self::empty(set.to_string())?;
-        set.gateways().for_each(|gateway| drop(taken.set(gateway, true)));
+        for gateway in set.gateways() {
+            taken.set(gateway, true);
+        }
         Some(taken)
     }
 

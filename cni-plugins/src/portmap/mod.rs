@@ -152,8 +152,11 @@ impl Plugin for Portmap {
             return Ok(());
         }
         let own = call.owner();
-        let table = config(call)?.table.name;
-        remove(&[(Family::V4, table.clone()), (Family::V6, table)], |owner| owner == own)
+        let tables = match config(call) {
+            Ok(Config { table, .. }) => [Family::V4, Family::V6].map(|family| (family, table.name.clone())).to_vec(),
+            Err(_) => all_tables()?,
+        };
+        remove(&tables, |owner| owner == own)
     }
 
     fn check(&self, call: &Call) -> Result<(), Error> {
@@ -181,18 +184,22 @@ impl Plugin for Portmap {
     fn gc(&self, call: &Call) -> Result<(), Error> {
         let Some(valid) = &call.config.valid_attachments else { return Ok(()) };
         // Those of former configurations too.
-        let text = Nft.list("list tables").map_err(Error::internal)?;
-        let tables = text.lines().filter_map(|line| {
-            let (family, name) = line.strip_prefix("table ")?.split_once(' ')?;
-            let family = [Family::V4, Family::V6].into_iter().find(|known| known.name() == family)?;
-            Table::is_name(name).then(|| (family, name.to_owned()))
-        });
-        remove(&tables.collect::<Vec<_>>(), gone_owners(&call.config.name, valid))
+        remove(&all_tables()?, gone_owners(&call.config.name, valid))
     }
 
     fn status(&self, call: &Call) -> Result<(), Error> {
         config(call).map(drop)
     }
+}
+
+fn all_tables() -> Result<Vec<(Family, String)>, Error> {
+    let text = Nft.list("list tables").map_err(Error::internal)?;
+    let tables = text.lines().filter_map(|line| {
+        let (family, name) = line.strip_prefix("table ")?.split_once(' ')?;
+        let family = [Family::V4, Family::V6].into_iter().find(|known| known.name() == family)?;
+        Table::is_name(name).then(|| (family, name.to_owned()))
+    });
+    Ok(tables.collect())
 }
 
 /// Removes the elements of those owners, found by reading the table back: a repeated DEL must not take the port from

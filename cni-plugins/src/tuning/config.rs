@@ -16,8 +16,6 @@ const DATA_DIR: &str = "/run/cni/tuning";
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Raw {
-    #[serde(rename = "dataDir")]
-    data_dir: String,
     sysctl: Parameters,
     mac: String,
     promisc: bool,
@@ -108,8 +106,12 @@ pub struct Config {
     /// Names under /proc/sys, and values.
     pub sysctl: Vec<(String, String)>,
     pub attributes: Attributes,
-    /// Where the former attributes are written down.
-    pub folder: PathBuf,
+}
+
+/// Where the former attributes are written down.
+pub fn folder(call: &Call) -> PathBuf {
+    let given = call.config.rest.get("dataDir").and_then(Value::as_str).filter(|folder| !folder.is_empty());
+    given.unwrap_or(DATA_DIR).into()
 }
 
 impl Config {
@@ -139,8 +141,7 @@ impl Config {
         };
         attributes.address()?;
         let sysctl = raw.sysctl.0.into_iter().map(|(key, value)| Ok((name(&key, &call.ifname)?, value)));
-        let folder = if raw.data_dir.is_empty() { DATA_DIR.into() } else { raw.data_dir.into() };
-        Ok(Self { sysctl: sysctl.collect::<Result<_, Error>>()?, attributes, folder })
+        Ok(Self { sysctl: sysctl.collect::<Result<_, Error>>()?, attributes })
     }
 }
 
@@ -206,7 +207,6 @@ mod tests {
         assert_eq!(read.attributes, attributes);
         let pairs = [("net/ipv4/conf/eth0.7/arp_filter", "1"), ("net/core/somaxconn", "10")];
         assert_eq!(read.sysctl, pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        assert_eq!(read.folder, PathBuf::from("/run/cni/tuning"));
     }
 
     #[test]

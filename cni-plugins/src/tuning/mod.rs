@@ -28,9 +28,10 @@ impl Plugin for Tuning {
             return Ok(previous);
         }
         let former = former(&mut container.network, &call.ifname, &config.attributes)?;
-        remember(&file(call, &config), &former)?;
+        let file = file(call, &config::folder(call));
+        remember(&file, &former)?;
         if let Err(error) = apply(&mut container.network, &call.ifname, &config.attributes) {
-            let _ = restore(call, &config, &mut container);
+            let _ = restore(call, &file, &mut container);
             return Err(error);
         }
         for interface in previous.interfaces.iter_mut().filter(|interface| interface.name == call.ifname) {
@@ -45,10 +46,10 @@ impl Plugin for Tuning {
     }
 
     fn del(&self, call: &Call) -> Result<(), Error> {
-        let config = Config::of(call)?;
+        let file = file(call, &config::folder(call));
         match Container::existing(call)? {
-            Some(mut container) => restore(call, &config, &mut container),
-            None => forget(&file(call, &config)),
+            Some(mut container) => restore(call, &file, &mut container),
+            None => forget(&file),
         }
     }
 
@@ -120,8 +121,8 @@ fn apply(network: &mut Kernel, ifname: &str, attributes: &Attributes) -> Result<
     network.tune_link(link.index, attributes.allmulti, attributes.queue).map_err(Error::internal)
 }
 
-fn file(call: &Call, config: &Config) -> PathBuf {
-    config.folder.join(format!("{}_{}.json", call.container_id, call.ifname))
+fn file(call: &Call, folder: &Path) -> PathBuf {
+    folder.join(format!("{}_{}.json", call.container_id, call.ifname))
 }
 
 fn remember(file: &Path, former: &Attributes) -> Result<(), Error> {
@@ -132,15 +133,14 @@ fn remember(file: &Path, former: &Attributes) -> Result<(), Error> {
 }
 
 /// Sets the interface back, where it is still there and its former attributes were written down.
-fn restore(call: &Call, config: &Config, container: &mut Container) -> Result<(), Error> {
-    let file = file(call, config);
-    let Ok(text) = std::fs::read(&file) else { return Ok(()) };
+fn restore(call: &Call, file: &Path, container: &mut Container) -> Result<(), Error> {
+    let Ok(text) = std::fs::read(file) else { return Ok(()) };
     let former: Option<Attributes> = serde_json::from_slice(&text).ok();
     let link = container.network.link(&call.ifname).map_err(Error::internal)?;
     if let (Some(former), Some(_)) = (former, link) {
         apply(&mut container.network, &call.ifname, &former)?;
     }
-    forget(&file)
+    forget(file)
 }
 
 fn forget(file: &Path) -> Result<(), Error> {

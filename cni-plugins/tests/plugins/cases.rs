@@ -20,6 +20,20 @@ pub struct Case {
     pub unlike: &'static [(&'static str, &'static str)],
 }
 
+impl Case {
+    /// The chain in one version, with reservations in `folder`.
+    pub fn configured(&self, version: &str, folder: &str) -> Vec<Value> {
+        let one = |plugin: &Value| {
+            let text = plugin.to_string().replace("\"IPAM", &format!("\"{folder}"));
+            let mut config: Value = serde_json::from_str(&text).unwrap();
+            config["cniVersion"] = json!(version);
+            config["name"] = json!("pods");
+            config
+        };
+        self.chain.iter().map(one).collect()
+    }
+}
+
 fn case(name: &'static str, chain: Value) -> Case {
     let Value::Array(chain) = chain else { panic!("{name} is no chain") };
     Case { name, chain, versions: &["1.0.0"], args: "", before: "", probe: |_| Vec::new(), unlike: &[] }
@@ -33,6 +47,13 @@ fn six() -> Value {
     json!({"type": "host-local", "dataDir": "IPAM", "ranges": [[{"subnet": "fd00:88::/64"}]]})
 }
 
+/// Of both families, without routes.
+fn dual() -> Value {
+    json!({"type": "host-local", "dataDir": "IPAM",
+        "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]]})
+}
+
+/// Of both families, with default routes.
 fn both() -> Value {
     json!({"type": "host-local", "dataDir": "IPAM",
         "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]],
@@ -70,6 +91,9 @@ fn inward(side: &Side) -> Vec<String> {
 fn through_ports(side: &Side) -> Vec<String> {
     serve(&side.pod, 80, "pod");
     let mut seen = Vec::new();
+    for (from, netns) in [("far", &side.far), ("node", &side.bed.node)] {
+        seen.push(format!("{from} to [2001:db8::1]:8080: {:?}", ask(netns, "[2001:db8::1]:8080").ok()));
+    }
     for port in [8080, 9090, 7070] {
         for (from, netns) in [("far", &side.far), ("node", &side.bed.node), ("pod", &side.pod)] {
             for to in ["192.0.2.1", "198.51.100.2", "127.0.0.1"] {
@@ -97,11 +121,10 @@ fn ports(mappings: Value) -> Value {
     json!({"portMappings": mappings})
 }
 
-const LACKING: &[(&str, &str)] = &[];
-
 pub fn all() -> Vec<Case> {
     [
         bridges(),
+        vec![measured(), case("loopback", json!([{"type": "loopback"}]))],
         points(),
         parents(),
         devices(),
@@ -126,7 +149,7 @@ fn bridges() -> Vec<Case> {
             probe: |side| [outward(side), inward(side)].concat(),
             ..case(
                 "bridge",
-                json!([bridge(json!({"isDefaultGateway": true, "hairpinMode": true, "mtu": 1400, "ipam": both()}))]),
+                json!([bridge(json!({"isDefaultGateway": true, "hairpinMode": true, "mtu": 1400, "ipam": dual()}))]),
             )
         },
         case("bridge-four", json!([bridge(json!({"isGateway": true, "ipam": four()}))])),
@@ -136,7 +159,7 @@ fn bridges() -> Vec<Case> {
             probe: outward,
             ..case(
                 "bridge-masquerade",
-                json!([bridge(json!({"isDefaultGateway": true, "ipMasq": true, "ipam": both()}))]),
+                json!([bridge(json!({"isDefaultGateway": true, "ipMasq": true, "ipam": dual()}))]),
             )
         },
         case(
@@ -181,20 +204,33 @@ fn bridges() -> Vec<Case> {
                 json!([bridge(json!({"isGateway": true, "forceAddress": true, "ipam": four()}))]),
             )
         },
-        case(
-            "bridge-routes",
-            json!([bridge(json!({"isGateway": true, "ipam": {"type": "static",
+        Case {
+            unlike: &[("CHECK, theirs only: bridge fails", "it looks for every route in the main table")],
+            ..case(
+                "bridge-routes",
+                json!([bridge(json!({"isGateway": true, "ipam": {"type": "static",
             "addresses": [{"address": "10.88.0.2/24", "gateway": "10.88.0.1"}],
             "routes": [{"dst": "10.1.0.0/16"}, {"dst": "10.2.0.0/16", "gw": "10.88.0.9", "priority": 77},
                 {"dst": "10.3.0.0/16", "table": 99}, {"dst": "10.4.0.0/16", "gw": "10.88.0.1", "scope": 0}],
             "dns": {"nameservers": ["10.1.1.1"], "search": ["example.org"]}}}))]),
-        ),
+            )
+        },
         case(
             "bridge-dns",
             json!([bridge(json!({"dns": {"nameservers": ["10.1.1.2"]}, "ipam": {"type": "static",
             "addresses": [{"address": "10.88.0.2/24"}], "dns": {"nameservers": ["10.1.1.1"]}}}))]),
         ),
     ]
+}
+
+/// A route's metrics, which came with CNI 1.1.0.
+fn measured() -> Case {
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.88.0.2/24", "gateway": "10.88.0.1"}],
+        "routes": [{"dst": "10.5.0.0/16", "mtu": 1300, "advmss": 1200}]});
+    Case {
+        unlike: &[("pod route -4 dst 10.5.0.0/16", "the reference reads mtu and advmss and does not set them")],
+        ..case("bridge-route-metrics", json!([bridge(json!({"isGateway": true, "ipam": ipam}))]))
+    }
 }
 
 fn points() -> Vec<Case> {
@@ -234,13 +270,21 @@ fn parents() -> Vec<Case> {
         case("macvlan-passthru", json!([macvlan(json!({"mode": "passthru"}))])),
         case("macvlan-default", json!([{"type": "macvlan"}])),
         case("macvlan-dns", above("macvlan", json!({"dns": {"nameservers": ["10.1.1.1"]}}))),
+        Case {
+            unlike: &[("result.dns", "the reference drops what the IPAM plugin knows of resolvers")],
+            ..case(
+                "macvlan-ipam-dns",
+                json!([macvlan(json!({"ipam": {"type": "static",
+                "addresses": [{"address": "198.51.100.7/24"}], "dns": {"nameservers": ["10.1.1.1"]}}}))]),
+            )
+        },
         case("macvlan-too-large", json!([macvlan(json!({"mtu": 9000}))])),
         case("macvlan-unknown-mode", json!([macvlan(json!({"mode": "sideways"}))])),
         Case {
             before: "nsenter --net=POD ip link add base0 type veth peer name base1; nsenter --net=POD ip link set base0 up",
             ..case("macvlan-inside", json!([macvlan(json!({"master": "base0", "linkInContainer": true}))]))
         },
-        Case { unlike: LACKING, ..case("ipvlan", above("ipvlan", json!({}))) },
+        case("ipvlan", above("ipvlan", json!({}))),
         case("ipvlan-l3", above("ipvlan", json!({"mode": "l3", "mtu": 1400}))),
         case("vlan", above("vlan", json!({"vlanId": 7}))),
         case("vlan-unknown", above("vlan", json!({"vlanId": 4095}))),
@@ -341,7 +385,7 @@ fn tunings() -> Vec<Case> {
             "tuning-runtime",
             tuned(json!({"mac": "0a:58:00:00:00:bb", "runtimeConfig": {"mac": "0a:58:00:00:00:bd"}})),
         ),
-        Case { args: "MAC=0a:58:00:00:00:be", ..case("tuning-env", tuned(json!({}))) },
+        Case { args: "IgnoreUnknown=1;MAC=0a:58:00:00:00:be", ..case("tuning-env", tuned(json!({}))) },
         case("tuning-not-net", tuned(json!({"sysctl": {"kernel.panic": "0"}}))),
         case("tuning-bad-mac", tuned(json!({"mac": "nonsense"}))),
         case("tuning-first", json!([{"type": "tuning", "mtu": 1300}])),
@@ -384,18 +428,21 @@ fn queues() -> Vec<Case> {
     ]
 }
 
+const MOVED: &[(&str, &str)] =
+    &[("CHECK, theirs only: bridge fails", "the route that its bridge plugin looks for is where its sbr put it")];
+
 fn sources() -> Vec<Case> {
     let sbr = |ipam: Value, extra: Value| {
         let mut config = json!({"type": "sbr"});
         config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        json!([bridge(json!({"isDefaultGateway": true, "ipam": ipam})), config])
+        json!([bridge(json!({"ipam": ipam})), config])
     };
     let two = json!({"type": "static", "addresses": [{"address": "10.88.0.2/24", "gateway": "10.88.0.1"},
         {"address": "10.89.0.2/24", "gateway": "10.89.0.1"}], "routes": [{"dst": "10.7.0.0/16", "gw": "10.89.0.9"}]});
     vec![
-        Case { probe: outward, ..case("sbr", sbr(four(), json!({}))) },
-        case("sbr-two", sbr(two, json!({}))),
-        case("sbr-both", sbr(both(), json!({}))),
+        Case { unlike: MOVED, ..case("sbr", sbr(four(), json!({}))) },
+        Case { unlike: MOVED, ..case("sbr-two", sbr(two, json!({}))) },
+        Case { unlike: MOVED, ..case("sbr-both", sbr(both(), json!({}))) },
         case("sbr-table", sbr(four(), json!({"table": 5000}))),
         case("sbr-first", json!([{"type": "sbr"}])),
     ]
@@ -405,7 +452,7 @@ fn firewalls() -> Vec<Case> {
     let guarded = |extra: Value| {
         let mut config = json!({"type": "firewall", "backend": "iptables"});
         config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        json!([bridge(json!({"isDefaultGateway": true, "ipam": both()})), config])
+        json!([bridge(json!({"isDefaultGateway": true, "ipam": dual()})), config])
     };
     const DROP: &str = "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP";
     let around = |side: &Side| [outward(side), inward(side)].concat();
@@ -413,7 +460,7 @@ fn firewalls() -> Vec<Case> {
         Case {
             before: DROP,
             probe: around,
-            ..case("no-firewall", json!([bridge(json!({"isDefaultGateway": true, "ipam": both()}))]))
+            ..case("no-firewall", json!([bridge(json!({"isDefaultGateway": true, "ipam": dual()}))]))
         },
         Case { before: DROP, probe: around, versions: &["1.1.0", "0.4.0"], ..case("firewall", guarded(json!({}))) },
         Case {
@@ -434,7 +481,7 @@ fn mappings() -> Vec<Case> {
             {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
             {"hostPort": 9090, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]))});
         config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        json!([bridge(json!({"isDefaultGateway": true, "hairpinMode": true, "ipam": both()})), config])
+        json!([bridge(json!({"isDefaultGateway": true, "hairpinMode": true, "ipam": dual()})), config])
     };
     let probe = through_ports;
     vec![

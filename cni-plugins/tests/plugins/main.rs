@@ -16,6 +16,7 @@ use kernel::nftables::{Nft, Nftables};
 use serde_json::{Value, json};
 
 mod cases;
+mod collection;
 mod reference;
 mod side;
 mod state;
@@ -172,6 +173,19 @@ fn ask(netns: &Netns, address: &str) -> Result<String, String> {
             Ok(text)
         })
         .unwrap()
+}
+
+#[test]
+fn every_plugin_tells_its_versions() {
+    let Some(bed) = Bed::new("versions", None) else { return };
+    for entry in std::fs::read_dir(bed.folder.join("bin")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut child = Command::new(&path);
+        child.env_clear().env("CNI_COMMAND", "VERSION").stdin(Stdio::null());
+        let answer: Value = serde_json::from_slice(&child.output().unwrap().stdout).unwrap();
+        let versions = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+        assert_eq!(answer["supportedVersions"], versions, "{}", path.display());
+    }
 }
 
 #[test]

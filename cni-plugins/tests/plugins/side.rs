@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use kernel::netlink::{Kernel, Network, VethEnd};
 use kernel::netns::Netns;
 use serde_json::{Value, json};
 
-use super::{Bed, serve};
+use super::{Bed, ask, serve};
 
 /// The node has `outside` (192.0.2.1, 2001:db8::1), where the far host is `.9` and `::9`; `up0`, by which its default
 /// route goes; and `dev0`, which nothing uses.
@@ -58,6 +59,11 @@ impl Side {
         sh(&side.far, FAR);
         sh(&side.bed.node, before);
         serve(&side.far, 80, "far");
+        // Until the links' own addresses are past duplicate detection nothing of IPv6 goes by them.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while ask(&side.bed.node, "[2001:db8::9]:80").is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Some(side)
     }
 

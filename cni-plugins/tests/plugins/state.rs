@@ -5,7 +5,6 @@
 
 use std::process::Command;
 
-use kernel::netns::Netns;
 use serde_json::Value;
 
 use super::side::Side;
@@ -59,15 +58,24 @@ fn links() -> Vec<String> {
     let mut lines = Vec::new();
     for link in ask("ip -j -d link show") {
         let name = text(&link["ifname"]);
+        let is_bridge = link["linkinfo"]["info_kind"] == "bridge";
         let mut flags: Vec<String> = link["flags"].as_array().unwrap().iter().map(text).collect();
+        // A bridge's carrier follows its ports, some time within a second.
+        flags.retain(|flag| !(is_bridge && matches!(flag.as_str(), "NO-CARRIER" | "LOWER_UP")));
         flags.sort();
         lines.push(format!("link {name} flags {}", flags.join(",")));
         for key in ["mtu", "qdisc", "operstate", "txqlen", "address", "master"] {
+            // txqlen: the library of the reference makes the node's end of a veth with a queue of nothing, which an
+            // administrator's queueing discipline would take literally.
+            // address: a bridge without ports has one, or none any more.
+            if (matches!(key, "operstate" | "address") && is_bridge) || (key == "txqlen" && name == "veth*") {
+                continue;
+            }
             lines.push(format!("link {name} {key} {}", text(&link[key])));
         }
         let info = &link["linkinfo"];
         lines.push(format!("link {name} kind {}", text(&info["info_kind"])));
-        for key in ["mode", "vlan_filtering", "id"] {
+        for key in ["mode", "bcqueuelen", "vlan_filtering", "id"] {
             lines.push(format!("link {name} {key} {}", text(&info["info_data"][key])));
         }
         for key in ["hairpin", "isolated", "learning", "flood", "state"] {
@@ -108,7 +116,7 @@ fn routes() -> Vec<String> {
             {
                 continue;
             }
-            let keys = ["dst", "gateway", "dev", "prefsrc", "metric", "table", "scope"];
+            let keys = ["dst", "gateway", "dev", "prefsrc", "metric", "table", "scope", "metrics"];
             let mut line = format!("route {family}");
             for key in keys.iter().filter(|key| !route[**key].is_null()) {
                 line.push_str(&format!(" {key} {}", text(&route[*key])));
@@ -176,8 +184,8 @@ pub fn text(value: &Value) -> String {
     plain(&text)
 }
 
-/// Veths and blocks have names made of random bytes or of a hash, and addresses that the kernel made up; those that a
-/// configuration names begin with 0a:58 here.
+/// Veths and blocks have names made of random bytes or of a hash, and addresses that the kernel made up, unless a
+/// configuration names them.
 pub fn plain(text: &str) -> String {
     let is_hex = |text: &str| text.chars().all(|c| c.is_ascii_hexdigit());
     for prefix in ["veth", "bwp"] {
@@ -186,7 +194,8 @@ pub fn plain(text: &str) -> String {
         }
     }
     let is_mac = text.len() == 17 && text.split(':').count() == 6 && text.split(':').all(is_hex);
-    match is_mac && !text.starts_with("0a:58") && text != "00:00:00:00:00:00" {
+    let is_named = ["0a:58:00:00:00:", "0a:58:0a:58:00:"].iter().any(|prefix| text.starts_with(prefix));
+    match is_mac && !is_named && text != "00:00:00:00:00:00" {
         true => "MAC".into(),
         false => text.to_owned(),
     }

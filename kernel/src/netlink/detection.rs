@@ -53,7 +53,7 @@ impl Kernel {
     }
 }
 
-fn judge<'a>(messages: impl Iterator<Item = &'a AddressMessage>) -> Detection {
+pub(super) fn judge<'a>(messages: impl Iterator<Item = &'a AddressMessage>) -> Detection {
     let mut state = Detection::Done;
     for message in messages {
         let mut flags = AddressFlags::empty();

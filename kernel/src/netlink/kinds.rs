@@ -190,7 +190,7 @@ impl Kernel {
     }
 }
 
-fn read_details(bytes: &[u8]) -> io::Result<Details> {
+pub(super) fn read_details(bytes: &[u8]) -> io::Result<Details> {
     let message = LinkMessage::parse(bytes).map_err(malformed)?;
     let mut details =
         Details { all_multicast: message.header.flags.contains(LinkFlags::Allmulti), ..Details::default() };

@@ -3,6 +3,7 @@
 //! [`Network`] is what a part asks for; [`Route`] and the others are plain values in its terms. [`Kernel`] is the
 //! real one, bound to the namespace in which it was opened; [`fake::Fake`] holds the same state in memory.
 
+mod answers;
 mod attributes;
 mod detection;
 pub mod fake;
@@ -21,6 +22,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+pub use answers::read_any;
 pub use detection::Detection;
 pub use fib::{FibRoute, Hop};
 pub use ipnetwork::IpNetwork;

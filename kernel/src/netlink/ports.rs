@@ -101,7 +101,7 @@ fn vlan_message(port: u32, vlan: PortVlan) -> LinkMessage {
     message
 }
 
-fn read_vlans(message: &LinkMessage) -> Vec<PortVlan> {
+pub(super) fn read_vlans(message: &LinkMessage) -> Vec<PortVlan> {
     let specs = message.attributes.iter().filter_map(|attribute| match attribute {
         LinkAttribute::AfSpecBridge(spec) => Some(spec),
         _ => None,

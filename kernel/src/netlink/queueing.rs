@@ -156,7 +156,7 @@ fn mirred(action: &mut Body, to: u32) {
     action.nest(2, |options| options.put(PARAMETERS, &bytes));
 }
 
-fn read_bucket(part: &[u8], link: u32) -> Option<TokenBucket> {
+pub(super) fn read_bucket(part: &[u8], link: u32) -> Option<TokenBucket> {
     let word = |at: usize| part.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     if word(4)? != link || word(12)? != ROOT {
         return None;
@@ -197,10 +197,9 @@ mod tests {
         let (one, two) = (network.link("ifb7").unwrap().unwrap(), network.link("ifb8").unwrap().unwrap());
         assert!(one.up && one.kind == "ifb" && one.mtu == 1400);
         assert_eq!(network.token_bucket(one.index).unwrap(), None);
-        for bucket in [TokenBucket::new(125_000, 12_500, 25_000)] {
-            network.add_token_bucket(one.index, bucket).unwrap();
-            assert_eq!(network.token_bucket(one.index).unwrap(), Some(bucket));
-        }
+        let bucket = TokenBucket::new(125_000, 12_500, 25_000);
+        network.add_token_bucket(one.index, bucket).unwrap();
+        assert_eq!(network.token_bucket(one.index).unwrap(), Some(bucket));
         let wide = TokenBucket::new(6_000_000_000, 1_000_000, 25_000);
         network.add_token_bucket(two.index, wide).unwrap();
         assert_eq!(network.token_bucket(two.index).unwrap().unwrap().rate, wide.rate);

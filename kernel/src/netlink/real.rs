@@ -336,7 +336,7 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-fn read_route(message: &RouteMessage) -> Option<Route> {
+pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
@@ -400,7 +400,7 @@ pub(super) fn neighbour_message(neighbour: Neighbour) -> NeighbourMessage {
     message
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

@@ -74,7 +74,7 @@ fn message(rule: Rule) -> RuleMessage {
     message
 }
 
-fn read_rule(message: &RuleMessage) -> Option<Rule> {
+pub(super) fn read_rule(message: &RuleMessage) -> Option<Rule> {
     let any: IpAddr = match message.header.family {
         AddressFamily::Inet => IpAddr::from([0; 4]),
         AddressFamily::Inet6 => IpAddr::from([0; 16]),

@@ -18,6 +18,8 @@ pub const MASQUERADE: &str = "BOSUN-MASQUERADE";
 /// The same, except for what pods send.
 pub const MASQUERADE_OUTSIDE: &str = "BOSUN-MASQ-OUTSIDE";
 pub const REFUSE: &str = "BOSUN-REFUSE";
+/// Of node ports: only where they come in, since what the node refuses itself as it sends is an error of another kind.
+pub const REFUSE_PORTS: &str = "BOSUN-REFUSE-PORTS";
 pub const GUARD: &str = "BOSUN-GUARD";
 const POSTROUTING: &str = "BOSUN-POSTROUTING";
 pub const HAIRPIN: &str = "BOSUN-HAIRPIN";
@@ -36,6 +38,7 @@ pub fn jumps() -> Vec<(Table, &'static str, String)> {
         plain(Table::Filter, "INPUT", LOCALNET),
         plain(Table::Filter, "OUTPUT", LOCALNET),
         (Table::Filter, "INPUT", format!("{new} {REFUSE}")),
+        (Table::Filter, "INPUT", format!("{new} {REFUSE_PORTS}")),
         (Table::Filter, "FORWARD", format!("{new} {REFUSE}")),
         (Table::Filter, "OUTPUT", format!("{new} {REFUSE}")),
         (Table::Mangle, "PREROUTING", format!("{new} {GUARD}")),
@@ -55,7 +58,7 @@ pub fn pods(facts: &Facts, family: Family) -> Vec<String> {
 }
 
 /// The chains whose content no Service decides.
-pub fn chains(facts: &Facts, family: Family, local: &BTreeSet<IpAddr>) -> BTreeMap<Chain, Vec<String>> {
+pub fn chains(facts: &Facts, family: Family, endpoints: &BTreeSet<IpAddr>) -> BTreeMap<Chain, Vec<String>> {
     let mut chains = BTreeMap::new();
     let mut chain = |table, name: &str, rules: Vec<String>| drop(chains.insert((table, name.to_owned()), rules));
     let mark = format!("-j MARK --set-xmark {MARK}");
@@ -73,7 +76,7 @@ pub fn chains(facts: &Facts, family: Family, local: &BTreeSet<IpAddr>) -> BTreeM
             "-j MASQUERADE --random-fully".into(),
         ],
     );
-    chain(Table::Nat, HAIRPIN, hairpin(family, local));
+    chain(Table::Nat, HAIRPIN, hairpin(family, endpoints));
     chain(
         Table::Filter,
         FORWARD,
@@ -91,12 +94,13 @@ pub fn chains(facts: &Facts, family: Family, local: &BTreeSet<IpAddr>) -> BTreeM
             .push("! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".into());
     }
     chain(Table::Filter, LOCALNET, localnet);
+    chain(Table::Filter, REFUSE_PORTS, Vec::new());
     chains
 }
 
 /// What an endpoint sends to a Service and gets back itself must look as if it came from the node.
-pub fn hairpin(family: Family, local: &BTreeSet<IpAddr>) -> Vec<String> {
-    let own = local.iter().filter(|ip| family.has(**ip));
+pub fn hairpin(family: Family, endpoints: &BTreeSet<IpAddr>) -> Vec<String> {
+    let own = endpoints.iter().filter(|ip| family.has(**ip));
     let full = if family.is_v4() { 32 } else { 128 };
     own.map(|ip| format!("-s {ip}/{full} -d {ip}/{full} -m conntrack --ctstate DNAT -j MASQUERADE --random-fully"))
         .collect()

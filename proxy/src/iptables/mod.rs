@@ -149,16 +149,16 @@ fn ours(saved: &str) -> (BTreeSet<String>, Vec<&str>) {
 fn whole(
     (facts, family): (&Facts, Family),
     plans: &BTreeMap<Name, Plan>,
-    local: &BTreeSet<IpAddr>,
+    hairpin: &BTreeSet<IpAddr>,
     held: &mut Held,
 ) -> BTreeMap<Chain, Vec<String>> {
-    let mut written = base::chains(facts, family, local);
+    let mut written = base::chains(facts, family, hairpin);
     for (name, plan) in plans {
         let parts = parts(name, plan, family, facts);
         held.put(&parts);
         written.extend(parts.owned);
     }
-    let always = [Shared::NodePorts, Shared::Refuse, Shared::Guard];
+    let always = [Shared::NodePorts, Shared::Refuse, Shared::RefusePorts, Shared::Guard];
     for place in held.0.keys().copied().chain(always) {
         written.insert(place.chain(), held.rules(place));
     }
@@ -201,11 +201,16 @@ fn step((facts, family): (&Facts, Family), changes: &[Change<'_>], held: &mut He
 }
 
 impl Backend for Chains {
-    fn replace(&mut self, facts: &Facts, plans: &BTreeMap<Name, Plan>, local: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn replace(
+        &mut self,
+        facts: &Facts,
+        plans: &BTreeMap<Name, Plan>,
+        hairpin: &BTreeSet<IpAddr>,
+    ) -> Result<(), Error> {
         self.held.clear();
         for family in Family::of(facts) {
             let held = self.held.entry(family).or_default();
-            let written = whole((facts, family), plans, local, held);
+            let written = whole((facts, family), plans, hairpin, held);
             write(self.programs.as_ref(), family, written)?;
         }
         Ok(())

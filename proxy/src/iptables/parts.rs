@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::base::{GUARD, MASQUERADE, MASQUERADE_OUTSIDE, NODE_PORTS, REFUSE, pods};
+use super::base::{GUARD, MASQUERADE, MASQUERADE_OUTSIDE, NODE_PORTS, REFUSE, REFUSE_PORTS, pods};
 use super::{Chain, Family, Table};
 use crate::model::{Facts, Protocol};
 use crate::plan::{Action, From, Front, Guard, Masquerade, Plan, Pool, Rule};
@@ -23,6 +23,7 @@ pub enum Shared {
     Near(Neighbourhood),
     NodePorts,
     Refuse,
+    RefusePorts,
     Guard,
 }
 
@@ -32,6 +33,7 @@ impl Shared {
             Self::Near(near) => (Table::Nat, near.chain()),
             Self::NodePorts => (Table::Nat, NODE_PORTS.into()),
             Self::Refuse => (Table::Filter, REFUSE.into()),
+            Self::RefusePorts => (Table::Filter, REFUSE_PORTS.into()),
             Self::Guard => (Table::Mangle, GUARD.into()),
         }
     }
@@ -86,15 +88,17 @@ fn add_front(
     // What was led somewhere has another destination when it comes to be refused.
     let verdict = [Some(anyone), outside].into_iter().flatten().find_map(|rule| match rule.action {
         Action::Balance { .. } => None,
+        // A reset has no rate limit, which the kernel's ICMP has.
+        Action::Reject if rule.protocol == Protocol::Tcp => Some("REJECT --reject-with tcp-reset"),
         Action::Reject => Some("REJECT"),
         Action::Drop => Some("DROP"),
     });
     if let Some(verdict) = verdict {
-        let local = match anyone.front {
-            Front::Vip(..) => "",
-            Front::NodePort { .. } => " -m addrtype --dst-type LOCAL",
+        let (place, local) = match anyone.front {
+            Front::Vip(..) => (Shared::Refuse, ""),
+            Front::NodePort { .. } => (Shared::RefusePorts, " -m addrtype --dst-type LOCAL"),
         };
-        parts.shared.insert((Shared::Refuse, key), vec![format!("{front}{local} -j {verdict}")]);
+        parts.shared.insert((place, key), vec![format!("{front}{local} -j {verdict}")]);
     }
 }
 

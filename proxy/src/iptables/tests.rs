@@ -86,7 +86,10 @@ fn a_change_writes_the_chains_that_it_concerns() {
     proxier.note(endpoints(&[]));
     proxier.sync().unwrap();
     let said = last(&fake).join("\n");
-    assert!(said.contains("-A BOSUN-REFUSE -d 10.96.0.1 -p tcp -m tcp --dport 80 -j REJECT"), "{said}");
+    assert!(
+        said.contains("-A BOSUN-REFUSE -d 10.96.0.1 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"),
+        "{said}"
+    );
     assert!(said.contains("-D BOSUN-HAIRPIN -s 10.0.0.1/32"), "{said}");
     assert!(said.contains(&format!("-X {pool}")), "{said}");
 }

@@ -45,7 +45,7 @@ pub struct Servers {
     members: BTreeMap<(Family, Set, String), usize>,
     vips: BTreeMap<IpAddr, usize>,
     guards: BTreeMap<Name, Vec<Guard>>,
-    local: BTreeSet<IpAddr>,
+    hairpin: BTreeSet<IpAddr>,
     /// Destinations of weight 0 that have connections.
     leaving: BTreeSet<(Server, SocketAddr)>,
 }
@@ -75,8 +75,8 @@ fn alone(ip: IpAddr) -> IpNetwork {
 impl Servers {
     pub fn new(ports: Ports, options: IpvsOptions) -> Self {
         let (members, vips) = (BTreeMap::new(), BTreeMap::new());
-        let (guards, local, leaving) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { ports, options, members, vips, guards, local, leaving }
+        let (guards, hairpin, leaving) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { ports, options, members, vips, guards, hairpin, leaving }
     }
 
     fn manner(&self, server: &Virtual) -> Manner {
@@ -142,7 +142,7 @@ impl Servers {
 
     fn write_rules(&self, facts: &Facts, families: &[Family]) -> Result<(), Error> {
         for family in families.iter().copied() {
-            let written = rules::rules(facts, family, &self.local, &self.guards);
+            let written = rules::rules(facts, family, &self.hairpin, &self.guards);
             iptables::write(self.ports.iptables.as_ref(), family, written)?;
         }
         Ok(())
@@ -237,8 +237,8 @@ impl Servers {
                 some => drop(self.guards.insert((*name).clone(), some)),
             }
         }
-        self.local.retain(|ip| !hairpin.gone.contains(ip));
-        self.local.extend(&hairpin.come);
+        self.hairpin.retain(|ip| !hairpin.gone.contains(ip));
+        self.hairpin.extend(&hairpin.come);
         if guards {
             return self.write_rules(facts, &Family::of(facts));
         }
@@ -256,7 +256,12 @@ impl Servers {
 }
 
 impl Backend for Servers {
-    fn replace(&mut self, facts: &Facts, plans: &BTreeMap<Name, Plan>, local: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn replace(
+        &mut self,
+        facts: &Facts,
+        plans: &BTreeMap<Name, Plan>,
+        hairpin: &BTreeSet<IpAddr>,
+    ) -> Result<(), Error> {
         (self.members, self.vips) = (BTreeMap::new(), BTreeMap::new());
         let mut wanted = BTreeMap::new();
         for plan in plans.values() {
@@ -271,7 +276,7 @@ impl Backend for Servers {
         }
         let guarded = plans.iter().filter(|(_, plan)| !plan.guards.is_empty());
         self.guards = guarded.map(|(name, plan)| (name.clone(), plan.guards.clone())).collect();
-        self.local = local.clone();
+        self.hairpin = hairpin.clone();
         let families = Family::of(facts);
         self.write_sets(&families)?;
         self.write_rules(facts, &families)?;

@@ -15,10 +15,10 @@ const FAR: &str = "BOSUN-FAR";
 pub fn rules(
     facts: &Facts,
     family: Family,
-    local: &BTreeSet<IpAddr>,
+    endpoints: &BTreeSet<IpAddr>,
     guarded: &BTreeMap<Name, Vec<Guard>>,
 ) -> BTreeMap<Chain, Vec<String>> {
-    let mut written = chains(facts, family, local);
+    let mut written = chains(facts, family, endpoints);
     let is_in = |set: Set| {
         let way = if set == Set::Vips { "dst" } else { "dst,dst" };
         format!("-m set --match-set {} {way}", set.name(family))
@@ -29,7 +29,7 @@ pub fn rules(
         format!("{} -m addrtype --src-type LOCAL -j {MASQUERADE}", is_in(Set::Near)),
     ];
     written.insert((Table::Nat, SERVICES.into()), services);
-    written.insert((Table::Nat, HAIRPIN.into()), hairpin(family, local));
+    written.insert((Table::Nat, HAIRPIN.into()), hairpin(family, endpoints));
     let refuse = vec![
         format!("{} -j REJECT", is_in(Set::Reject)),
         format!("{} -j DROP", is_in(Set::Drop)),
@@ -47,8 +47,8 @@ pub fn rules(
 }
 
 /// As in the other modes, but the kernel does not mark what IPVS translated as translated.
-pub fn hairpin(family: Family, local: &BTreeSet<IpAddr>) -> Vec<String> {
+pub fn hairpin(family: Family, endpoints: &BTreeSet<IpAddr>) -> Vec<String> {
     let full = if family.is_v4() { 32 } else { 128 };
-    let own = local.iter().filter(|ip| family.has(**ip));
+    let own = endpoints.iter().filter(|ip| family.has(**ip));
     own.map(|ip| format!("-s {ip}/{full} -d {ip}/{full} -j MASQUERADE --random-fully")).collect()
 }

@@ -98,9 +98,11 @@ pub fn base(facts: &Facts, family: Family) -> String {
   chain refuse {{
     {outside} {vip} vmap @refused-outside
     {vip} vmap @refused
+    {f} daddr @cluster-ips goto deny
+  }}
+  chain refuse-node-ports {{
     {node} {outside} {port} vmap @refused-nodeports-outside
     {node} {port} vmap @refused-nodeports
-    {f} daddr @cluster-ips goto deny
   }}
   chain guard {{ ct state new {vip} vmap @guarded; }}
   chain guard-prerouting {{ type filter hook prerouting priority -110; jump guard; }}
@@ -112,7 +114,11 @@ pub fn base(facts: &Facts, family: Family) -> String {
     meta mark and {MARK} != 0 meta mark set meta mark xor {MARK} masquerade fully-random
     ct status dnat {f} saddr . {f} daddr @hairpin masquerade fully-random
   }}
-  chain filter-input {{ type filter hook input priority 0; ct state new jump refuse; }}
+  chain filter-input {{
+    type filter hook input priority 0;
+    ct state new jump refuse
+    ct state new jump refuse-node-ports
+  }}
   chain filter-forward {{
     type filter hook forward priority 0;
     ct state invalid drop

@@ -58,8 +58,13 @@ impl Tables {
 }
 
 impl Backend for Tables {
-    fn replace(&mut self, facts: &Facts, plans: &BTreeMap<Name, Plan>, local: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        let (script, chains) = whole(facts, &Family::of(facts), plans.values(), local);
+    fn replace(
+        &mut self,
+        facts: &Facts,
+        plans: &BTreeMap<Name, Plan>,
+        hairpin: &BTreeSet<IpAddr>,
+    ) -> Result<(), Error> {
+        let (script, chains) = whole(facts, &Family::of(facts), plans.values(), hairpin);
         self.nft.apply(&script)?;
         self.chains = chains;
         Ok(())
@@ -92,7 +97,7 @@ fn whole<'a>(
     facts: &Facts,
     families: &[Family],
     plans: impl Iterator<Item = &'a Plan> + Clone,
-    local: &BTreeSet<IpAddr>,
+    hairpin: &BTreeSet<IpAddr>,
 ) -> (String, Chains) {
     let mut script = String::new();
     let mut chains = Chains::new();
@@ -119,8 +124,8 @@ fn whole<'a>(
             }
         }
         script.push_str(&owned);
-        let hairpin = local.iter().filter(|ip| family.has(**ip)).map(|ip| (format!("{ip} . {ip}"), String::new()));
-        maps.entry("hairpin").or_default().extend(hairpin);
+        let own = hairpin.iter().filter(|ip| family.has(**ip)).map(|ip| (format!("{ip} . {ip}"), String::new()));
+        maps.entry("hairpin").or_default().extend(own);
         for (map, elements) in &maps {
             write_elements(&mut script, "add", family, map, elements.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         }

@@ -95,8 +95,11 @@ impl Bed {
             let place = self.place(node);
             place
                 .run(|| {
-                    for name in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-                        sysctl::write(name, "1").unwrap();
+                    let ons = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"].map(|name| (name, "1"));
+                    // Each refusal is to be seen.
+                    let limits = ["net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"].map(|name| (name, "0"));
+                    for (name, value) in [ons, limits].concat() {
+                        sysctl::write(name, value).unwrap();
                     }
                 })
                 .unwrap();

@@ -158,6 +158,11 @@ impl Row {
         parsed.flat_map(|to| both.map(|protocol| (to, protocol))).collect()
     }
 
+    /// Whether external traffic stays on the node.
+    pub fn is_local(&self) -> bool {
+        self.spec["externalTrafficPolicy"] == "Local"
+    }
+
     /// Health check node port, where it has one.
     pub fn health(&self) -> Option<u16> {
         self.spec["healthCheckNodePort"].as_u64().and_then(|port| port.try_into().ok())

@@ -60,7 +60,7 @@ enum Measurement {
         #[arg(long, default_value_t = 100)]
         writes: usize,
     },
-    /// Services with two endpoints each, as objects only.
+    /// Services with a few endpoints each, as objects only.
     Services {
         #[arg(long)]
         kubeconfig: PathBuf,
