@@ -48,7 +48,10 @@ pub fn trace_says_why(kubectl: &Kubectl<'_>) {
     let namespace = &kubectl.namespace;
     let isolated = format!("DROPPED: isolated by {namespace}/deny");
     let counted = format!("packets dropped meanwhile: ingress of {namespace}/web");
-    traced(kubectl, "client", "web:80", &[&isolated, "foretold   dropped", "nothing came back", &counted]);
+    // Counted where it is dropped, on the node of `web`.
+    let place = |pod: &str| kubectl.field(&format!("pod/{pod}"), "{.spec.nodeName}");
+    let counted = if place("client") == place("web") { counted.as_str() } else { "nothing came back" };
+    traced(kubectl, "client", "web:80", &[&isolated, "foretold   dropped", "nothing came back", counted]);
     assert!(get("client").is_err());
 
     let allow =
