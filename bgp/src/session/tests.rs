@@ -165,7 +165,10 @@ fn two_that_wait_after_errors_meet() {
     let outputs = session.handle(Input::Received(Outgoing, says(refused)));
     assert!(outputs.contains(&Output::Start(Timer::ConnectRetry, Duration::from_secs(5))), "{outputs:?}");
     assert_eq!(session.state(), State::Active);
-    assert!(session.handle(Input::Connected(Incoming)).contains(&Output::Accept(Incoming)), "the peer has done waiting");
+    assert!(
+        session.handle(Input::Connected(Incoming)).contains(&Output::Accept(Incoming)),
+        "the peer has done waiting"
+    );
 }
 
 #[test]

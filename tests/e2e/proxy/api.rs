@@ -26,6 +26,9 @@ struct State {
     log: Vec<(String, Value)>,
 }
 
+/// Whether an object is among those that a client asked for.
+type Fits<'a> = &'a dyn Fn(&Value) -> bool;
+
 impl Objects {
     /// Creates or replaces.
     pub fn put(&self, resource: &str, mut object: Value) {
@@ -96,7 +99,7 @@ impl Objects {
         mut stream: &TcpStream,
         resource: &str,
         (group, kind): (&str, &str),
-        (query, fits): (&BTreeMap<String, String>, &dyn Fn(&Value) -> bool),
+        (query, fits): (&BTreeMap<String, String>, Fits<'_>),
     ) -> Option<()> {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
