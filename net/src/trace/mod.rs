@@ -68,22 +68,20 @@ impl Path {
     }
 }
 
-/// Decides the way. `service` is what the API says where the question names a Service.
+/// Decides the way. `service` is what the API says of a Service of that name; where it has the port, it is meant, and
+/// else the pod.
 ///
 /// # Errors
 /// In words for the user: where there is no such pod or Service, or one has no address.
 pub fn path(model: &Model, question: &Question, service: Option<&Service>) -> anyhow::Result<Path> {
     let from = known(model, &question.from)?;
     let sources = addresses(model, &question.from, from);
-    let family_of_service = service.and_then(|service| service.address.as_ref().ok());
-    let to = model.pods.get(&question.to);
-    let goals: Vec<IpAddr> = match (family_of_service, to) {
-        (Some(address), _) => vec![address.ip()],
-        (None, Some(pod)) => addresses(model, &question.to, pod),
-        (None, None) => match service {
-            Some(Service { address: Err(why), .. }) => anyhow::bail!("{why}"),
-            _ => anyhow::bail!("there is no pod and no Service {}", question.to),
-        },
+    let meant = service.and_then(|service| Some((service, service.address.clone().ok()?)));
+    let goals: Vec<IpAddr> = match (meant, model.pods.get(&question.to), service) {
+        (Some((_, address)), ..) => vec![address.ip()],
+        (None, Some(pod), _) => addresses(model, &question.to, pod),
+        (None, None, Some(Service { address: Err(why), .. })) => anyhow::bail!("{why}"),
+        _ => anyhow::bail!("there is no pod and no Service {}", question.to),
     };
     // IPv4 before IPv6, as most clients choose where a name gives both.
     let both = |four: bool| {
@@ -93,8 +91,8 @@ pub fn path(model: &Model, question: &Question, service: Option<&Service>) -> an
     let Some((source, goal)) = both(true).or_else(|| both(false)) else {
         anyhow::bail!("{} and {} have no addresses of one family", question.from, question.to)
     };
-    let ends = match service {
-        Some(service) => service.endpoints.clone(),
+    let ends = match meant {
+        Some((service, _)) => service.endpoints.clone(),
         None => vec![SocketAddr::new(goal, question.port)],
     };
     let legs = ends.into_iter().map(|end| leg(model, (from, source), end, question.protocol)).collect();
@@ -104,7 +102,7 @@ pub fn path(model: &Model, question: &Question, service: Option<&Service>) -> an
         source,
         link: model.attached.of(&question.from).next().map(|attachment| attachment.link.clone()),
         protocol: question.protocol,
-        service: service.map(|_| (question.to.clone(), SocketAddr::new(goal, question.port))),
+        service: meant.map(|(_, address)| (question.to.clone(), address)),
         legs,
     })
 }

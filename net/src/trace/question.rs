@@ -54,16 +54,12 @@ pub struct Service {
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// Asks the API for the Service of the question; `None` where a pod has that name or there is no such Service.
+/// Asks the API for the Service of the question; `None` where there is none of that name.
 ///
 /// # Errors
 /// Where the API server does not answer.
 pub async fn service(client: &Client, question: &Question) -> anyhow::Result<Option<Service>> {
     let Name { namespace, name } = &question.to;
-    let pods: Api<core::Pod> = Api::namespaced(client.clone(), namespace);
-    if pods.get_opt(name).await.context("cannot ask for the pod")?.is_some() {
-        return Ok(None);
-    }
     let services: Api<core::Service> = Api::namespaced(client.clone(), namespace);
     let found = services.get_opt(name).await.context("cannot ask for the Service")?;
     let Some(object) = found else { return Ok(None) };

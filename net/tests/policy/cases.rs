@@ -69,11 +69,11 @@ impl Probe {
         PODS[self.from].starts_with(place)
     }
 
-    fn from_pod(&self, name: &str) -> bool {
+    fn sender_is(&self, name: &str) -> bool {
         PODS[self.from].ends_with(name)
     }
 
-    fn to_pod(&self, name: &str) -> bool {
+    fn receiver_is(&self, name: &str) -> bool {
         PODS[self.to].ends_with(name)
     }
 
@@ -164,7 +164,7 @@ fn peers() -> Vec<Case> {
         case(
             "a pod of every namespace",
             from(json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "c"}}}])),
-            a_gets(|p| p.from_pod("c")),
+            a_gets(|p| p.sender_is("c")),
         ),
         case(
             "namespaces by In",
@@ -202,7 +202,7 @@ fn peers() -> Vec<Case> {
         case(
             "two labels of one selector",
             from(json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "a", "tier": "front"}}}])),
-            a_gets(|p| p.from_pod("a")),
+            a_gets(|p| p.sender_is("a")),
         ),
     ]
 }
@@ -436,12 +436,12 @@ fn together() -> Vec<Case> {
         case(
             "routed and bridged pods of one label",
             vec![policy("z", "p", json!({"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "b"}}}]}]}))],
-            |p| !p.to("z") || p.from_pod("b"),
+            |p| !p.to("z") || p.sender_is("b"),
         ),
         case(
             "everyone may send to one pod alone",
             ["x", "y", "z"].map(|n| policy(n, "p", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"pod": "c"}}}]}]}))).into(),
-            |p| p.to_pod("c"),
+            |p| p.receiver_is("c"),
         ),
     ]
 }

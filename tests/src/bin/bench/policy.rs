@@ -35,7 +35,7 @@ fn measure_here(load: &Load) -> anyhow::Result<Value> {
         keeper.note(Change::Namespace(format!("ns{namespace}").into(), Some(labels)));
     }
     for number in 0..load.pods + load.others {
-        keeper.note(pod(load, number, number % 10));
+        keeper.note(pod(load, number, number / NAMESPACES % 10));
     }
     for number in 0..load.policies {
         keeper.note(policy(number, 80));
@@ -45,7 +45,7 @@ fn measure_here(load: &Load) -> anyhow::Result<Value> {
     let mut labels = Vec::new();
     let mut policies = Vec::new();
     for change in 0..load.changes {
-        labels.push(timed(&mut keeper, pod(load, load.pods + change, change % 10 + 1))?);
+        labels.push(timed(&mut keeper, pod(load, load.pods + change, 10 - change % 10))?);
         policies.push(timed(&mut keeper, policy(change, 1000 + change as u16))?);
     }
     Ok(json!({"policies": load.policies, "pods": load.pods, "other_pods": load.others,
