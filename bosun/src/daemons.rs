@@ -1,5 +1,7 @@
 //! The daemons as subcommands. One process may hold several: `bosun scheduler FLAGS + controller-manager FLAGS`.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::Subcommand;
 use lifecycle::Stop;
@@ -83,6 +85,7 @@ const STACK: usize = 8 << 20;
 pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
     // "debug" sorts before "info": one daemon that asks for more decides for the process.
     lifecycle::logging::init(daemons.iter().map(Daemon::verbosity).min().unwrap_or("info"));
+    kernel::process::few_pools();
     // Few threads: what they wait for is the network and the disk, and each costs memory.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -93,6 +96,7 @@ pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stop = Stop::new();
         stop.at_signals()?;
+        tokio::spawn(trim());
         let mut running = JoinSet::new();
         for daemon in daemons {
             running.spawn(daemon.run(stop.clone()));
@@ -104,4 +108,16 @@ pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
         }
         first
     })
+}
+
+/// Between two times at which freed memory goes back to the kernel.
+const TRIM: Duration = Duration::from_secs(15);
+
+/// What the start or a burst of work used, and the allocator would keep for the next.
+async fn trim() {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        // It may take milliseconds where there is much.
+        let _ = tokio::task::spawn_blocking(kernel::process::give_memory_back).await;
+    }
 }

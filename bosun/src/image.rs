@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use crate::cluster::{Cluster, DEFAULT_NAME, parse_name};
+use crate::cluster::{Cluster, DEFAULT_NAME, Node, parse_name};
 use crate::node::SOCKET;
 use crate::up::{node_process, say};
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Put an OCI or Docker image archive onto every node
+    /// Put an OCI or Docker image archive onto every node, or one
     Load(Load),
 }
 
@@ -26,6 +26,9 @@ pub struct Load {
     /// The cluster
     #[arg(long, default_value = DEFAULT_NAME, value_parser = parse_name)]
     name: String,
+    /// This node alone
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
 }
 
 /// # Errors
@@ -38,7 +41,10 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     let cluster = Cluster::load(&load.name)?;
     let cluster = cluster.with_context(|| format!("there is no cluster {}: `bosun up --name {0}`", load.name))?;
     let stem = archive::stem(&load.file);
-    for node in &cluster.nodes {
+    let wanted = |node: &&Node| load.node.as_ref().is_none_or(|name| *name == node.name);
+    let nodes: Vec<&Node> = cluster.nodes.iter().filter(wanted).collect();
+    anyhow::ensure!(!nodes.is_empty(), "cluster {} has no such node: `bosun status` lists them", load.name);
+    for node in nodes {
         let init = node_process(&cluster.paths().init(&node.name)).filter(|init| init.is_alive());
         let init = init.with_context(|| format!("node {} does not run: `bosun up --name {}`", node.name, load.name))?;
         // The socket is on a file system of the node's own, which its processes lead to.

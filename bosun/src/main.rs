@@ -53,6 +53,9 @@ enum Command {
     /// Imports the images that bosun carries: started by a node
     #[command(hide = true)]
     NodeImages(node::images::Options),
+    /// Writes how a cluster's pods reach one another, where nobody has: started by the first node
+    #[command(hide = true)]
+    NodePodNetwork(node::pod_network::Options),
     /// Joins a node's containerd to the registries that the host reaches: started by a node
     #[command(hide = true)]
     Relay(relay::Options),
@@ -130,6 +133,7 @@ fn alone(command: Command) -> anyhow::Result<()> {
         Command::Net(command) => net::run(command),
         Command::Node(options) => node::run(&options),
         Command::NodeImages(options) => node::images::run(&options),
+        Command::NodePodNetwork(options) => node::pod_network::run(&options),
         Command::Relay(options) => relay::run(&options),
     }
 }

@@ -1,24 +1,9 @@
 //! `bosun-cni`: the CNI plugins in one small program, which does what the name it is called by says.
 
-mod bridge;
-mod host_local;
-mod ipam;
-mod listing;
-mod loopback;
-mod masquerade;
-mod portmap;
-mod skel;
-
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Each plugin by the name under which it is installed.
-const PLUGINS: [(&str, &dyn skel::Plugin); 4] = [
-    ("loopback", &loopback::Loopback),
-    ("bridge", &bridge::Bridge),
-    ("host-local", &host_local::HostLocal),
-    ("portmap", &portmap::Portmap),
-];
+use cni_plugins::{PLUGINS, skel};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();

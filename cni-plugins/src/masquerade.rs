@@ -11,6 +11,14 @@ use kernel::nftables::{self, Nftables};
 
 use crate::listing::{self, Family};
 
+/// Both backends of the reference make the same of a packet; here nftables does it, whichever is named.
+pub fn known_backend(name: &str) -> Result<(), Error> {
+    match name {
+        "" | "iptables" | "nftables" => Ok(()),
+        other => Err(Error::config(format!("ipMasqBackend {other:?} is neither iptables nor nftables"))),
+    }
+}
+
 /// The script that makes the addresses' traffic masqueraded, where the tables are there.
 fn add(ips: &[Ip], owner: &str) -> String {
     ips.iter().map(|ip| elements("add", ip, Some(owner))).collect()

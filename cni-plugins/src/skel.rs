@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use api::cni::{
-    Attachment, CniArgs, Error, NetworkConfig, Success, VERSIONS, VersionInfo, code, is_identifier, negotiate,
+    Attachment, CniArgs, Dns, Error, NetworkConfig, Success, VERSIONS, VersionInfo, code, is_identifier, negotiate,
 };
+use kernel::netlink::Mac;
 use serde_json::Value;
 
 /// One call of a plugin, checked.
@@ -35,6 +36,23 @@ impl Call {
     pub fn own<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_value(Value::Object(self.config.rest.clone()))
             .map_err(|error| Error::config(format!("cannot read the configuration of {}: {error}", self.config.kind)))
+    }
+
+    /// The hardware address that the container's interface shall have: the runtime's word counts before that of
+    /// `args.cni`, of `CNI_ARGS` and of the configuration.
+    pub fn mac(&self, configured: &str) -> Result<Option<Mac>, Error> {
+        let conventional = self.config.cni_args().and_then(|args| args.get("mac")).and_then(Value::as_str);
+        let said =
+            [Some(self.config.runtime_config.mac.as_str()), conventional, self.args.get("MAC"), Some(configured)];
+        let said = said.into_iter().flatten().find(|mac| !mac.is_empty());
+        said.map(str::parse).transpose().map_err(|error| Error::config(format!("mac: {error}")))
+    }
+
+    /// A resolver that the configuration names counts before the IPAM plugin's.
+    pub fn override_dns(&self, result: &mut Success) {
+        if self.config.dns != Dns::default() {
+            result.dns = self.config.dns.clone();
+        }
     }
 
     /// Whose an object of the kernel is, as written into its comment or alias: `CONTAINER/INTERFACE@NETWORK`.
@@ -155,8 +173,10 @@ fn parse(command: &str, environment: &dyn Fn(&str) -> Option<String>, stdin: Vec
     if !missing.is_empty() {
         return Err(bad(format!("required env variables [{}] missing", missing.join(","))));
     }
-    let config: NetworkConfig = serde_json::from_slice(&stdin)
-        .map_err(|error| Error::new(code::DECODING_FAILURE, format!("cannot decode the configuration: {error}")))?;
+    let undecodable = |error| Error::new(code::DECODING_FAILURE, format!("cannot decode the configuration: {error}"));
+    let mut value: Value = serde_json::from_slice(&stdin).map_err(undecodable)?;
+    drop_nulls(&mut value);
+    let config: NetworkConfig = serde_json::from_value(value).map_err(undecodable)?;
     negotiate(&config.cni_version)?;
     if !is_identifier(&config.name) {
         return Err(Error::config(format!("invalid network name {:?}", config.name)));
@@ -179,6 +199,18 @@ fn parse(command: &str, environment: &dyn Fn(&str) -> Option<String>, stdin: Vec
         }
     }
     Ok(call)
+}
+
+/// A key whose value is null is as good as absent, to the reference too.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 /// What the kernel takes for an interface's name.

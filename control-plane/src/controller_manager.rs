@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ArgAction;
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use lifecycle::Stop;
 
 use crate::client;
-use crate::controllers::{self, Context, NAMES};
+use crate::controllers::{self, Context, NAMES, Pool};
 
 /// The controller manager's flags: kube-controller-manager's, as far as they are supported.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,12 +24,18 @@ pub struct Options {
     /// Whether each node is given a part of the cluster's pod addresses.
     #[arg(long, default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
     pub allocate_node_cidrs: bool,
-    /// The pods' addresses, IPv4, to be divided among the nodes.
-    #[arg(long, value_name = "CIDR")]
-    pub cluster_cidr: Option<Ipv4Network>,
-    /// The length of the prefix of a node's part of the pods' addresses.
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u8).range(8..=30))]
-    pub node_cidr_mask_size: u8,
+    /// The pods' addresses, to be divided among the nodes; one range, or one of each family, comma-separated.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNetwork>,
+    /// The length of the prefix of a node's part of a single range of pod addresses [default: 24 for IPv4, 64 for IPv6]
+    #[arg(long, value_name = "BITS")]
+    pub node_cidr_mask_size: Option<u8>,
+    /// The same for the IPv4 range [default: 24]
+    #[arg(long, value_name = "BITS")]
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+    /// The same for the IPv6 range [default: 64]
+    #[arg(long, value_name = "BITS")]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
     /// Controllers to run: `*` all of them, `NAME` this one, `-NAME` not this one.
     #[arg(long, default_value = "*", value_delimiter = ',', allow_hyphen_values = true)]
     pub controllers: Vec<String>,
@@ -71,6 +77,37 @@ fn selected(controllers: &[String]) -> anyhow::Result<Vec<&'static str>> {
     Ok(NAMES.into_iter().filter(|name| by_name(name)).collect())
 }
 
+impl Options {
+    /// The ranges of which each node gets a part, in the order in which they were given.
+    fn pools(&self) -> anyhow::Result<Vec<Pool>> {
+        if !self.allocate_node_cidrs {
+            return Ok(Vec::new());
+        }
+        let mask = (self.node_cidr_mask_size, self.node_cidr_mask_size_ipv4, self.node_cidr_mask_size_ipv6);
+        match (self.cluster_cidr.as_slice(), mask) {
+            ([], _) => anyhow::bail!("--allocate-node-cidrs needs --cluster-cidr"),
+            ([_], (Some(_), None, None) | (None, ..)) => {}
+            ([_], _) => anyhow::bail!("--node-cidr-mask-size stands for the one of each family: set either"),
+            ([one, other], _) if one.is_ipv4() == other.is_ipv4() => {
+                anyhow::bail!("--cluster-cidr {one},{other}: two ranges are of different families")
+            }
+            ([_, _], (Some(_), ..)) => {
+                anyhow::bail!("--node-cidr-mask-size is for one range: use those of each family with two")
+            }
+            ([_, _], _) => {}
+            (more, _) => anyhow::bail!("--cluster-cidr names {} ranges: there are two families", more.len()),
+        }
+        let pool = |range: &IpNetwork| {
+            let (of_family, default) = match range {
+                IpNetwork::V4(_) => (self.node_cidr_mask_size_ipv4, 24),
+                IpNetwork::V6(_) => (self.node_cidr_mask_size_ipv6, 64),
+            };
+            Pool::new(*range, self.node_cidr_mask_size.or(of_family).unwrap_or(default))
+        };
+        self.cluster_cidr.iter().map(pool).collect()
+    }
+}
+
 /// Runs the controllers until `stop`. It waits for an API server that is not there yet, and outlives its restarts.
 ///
 /// # Errors
@@ -84,16 +121,9 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         }
         None => None,
     };
-    if options.allocate_node_cidrs {
-        let cidr = options.cluster_cidr.context("--allocate-node-cidrs needs --cluster-cidr")?;
-        anyhow::ensure!(
-            cidr.prefix() <= options.node_cidr_mask_size,
-            "--node-cidr-mask-size {} is wider than --cluster-cidr {cidr}",
-            options.node_cidr_mask_size
-        );
-    }
+    let pools = options.pools()?;
     let client = client::connect(&options.kubeconfig).await?;
-    let (context, background) = Context::new(client, options, root_ca);
+    let (context, background) = Context::new(client, options, pools, root_ca);
     tracing::info!(controllers = ?names, "the controllers start");
     tokio::select! {
         () = background => {}
@@ -117,5 +147,37 @@ mod tests {
         assert_eq!(names(&["replicaset-controller"]), ["replicaset-controller"]);
         assert!(!names(&["*", "-namespace-controller"]).contains(&"namespace-controller"));
         assert!(selected(&["job-controller".to_owned()]).is_err());
+    }
+    fn options(flags: &str) -> Options {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            options: Options,
+        }
+        let words = format!("program --kubeconfig=k --allocate-node-cidrs {flags}");
+        <Program as clap::Parser>::try_parse_from(words.split_whitespace()).unwrap().options
+    }
+
+    #[test]
+    fn a_range_of_each_family_with_its_size() {
+        let pool = |range: &str, prefix| Pool::new(range.parse().unwrap(), prefix).unwrap();
+        let pools = |flags| options(flags).pools().map_err(|error| error.to_string());
+        assert_eq!(pools("--cluster-cidr=10.244.0.0/16"), Ok(vec![pool("10.244.0.0/16", 24)]));
+        assert_eq!(pools("--cluster-cidr=10.0.0.0/8 --node-cidr-mask-size=20"), Ok(vec![pool("10.0.0.0/8", 20)]));
+        assert_eq!(
+            pools("--cluster-cidr=fd00::/48,10.244.0.0/16 --node-cidr-mask-size-ipv4=26"),
+            Ok(vec![pool("fd00::/48", 64), pool("10.244.0.0/16", 26)])
+        );
+        for (flags, part) in [
+            ("", "needs --cluster-cidr"),
+            ("--cluster-cidr=10.0.0.0/16,10.1.0.0/16", "different families"),
+            ("--cluster-cidr=10.0.0.0/16,fd00::/48 --node-cidr-mask-size=24", "is for one range"),
+            ("--cluster-cidr=10.0.0.0/16 --node-cidr-mask-size=24 --node-cidr-mask-size-ipv4=24", "set either"),
+            ("--cluster-cidr=10.0.0.0/16,fd00::/48,fd01::/48", "names 3 ranges"),
+            ("--cluster-cidr=10.0.0.0/26", "has a prefix of 26 to 32 bits, not 24"),
+        ] {
+            let said = pools(flags).unwrap_err();
+            assert!(said.contains(part), "{flags}: {said}");
+        }
     }
 }

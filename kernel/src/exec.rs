@@ -29,14 +29,21 @@ pub struct Output {
 /// # Errors
 /// Where it cannot be started. A failure of the program itself is in [`Output::success`].
 pub fn run(program: &Path, environment: &[(&str, &str)], stdin: &[u8]) -> Result<Output, Error> {
+    finish(program, Command::new(program).envs(environment.iter().copied()), stdin)
+}
+
+/// Runs `program` with `words` as its arguments.
+///
+/// # Errors
+/// Where it cannot be started. A failure of the program itself is in [`Output::success`].
+pub fn run_with(program: &Path, words: &[&str], stdin: &[u8]) -> Result<Output, Error> {
+    finish(program, Command::new(program).args(words), stdin)
+}
+
+fn finish(program: &Path, command: &mut Command, stdin: &[u8]) -> Result<Output, Error> {
     let failed = |source| Error { program: program.to_owned(), source };
-    let mut child = Command::new(program)
-        .envs(environment.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
     // A program that ends without reading all of its input has said why on its output.
     let _ = child.stdin.take().map(|mut pipe| pipe.write_all(stdin));
     let output = child.wait_with_output().map_err(failed)?;

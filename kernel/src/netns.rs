@@ -3,6 +3,7 @@
 //! A thread that enters a namespace never comes back: [`Netns::run`] gives each closure a thread of its own,
 //! so that no other work of the process can find itself in a foreign namespace. Source: setns(2), namespaces(7).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::mount::MountInfo;
 
 /// `ioctl(NS_GET_NSTYPE)`, the question which kind of namespace a descriptor is.
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
@@ -187,6 +190,22 @@ pub fn remove(path: impl AsRef<Path>) -> Result<(), Error> {
     }
 }
 
+/// Every network namespace that a process of this PID namespace or a mount of this mount namespace keeps, each once.
+///
+/// # Errors
+/// Where /proc is not mounted.
+pub fn all() -> io::Result<Vec<Netns>> {
+    let processes = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+    let own = processes.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit()));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let pinned = mounts.lines().filter_map(MountInfo::parse).filter(|mount| mount.fs_type == "nsfs");
+    let paths = own.map(|path| path.join("ns/net")).chain(pinned.map(|mount| mount.mount_point));
+    let mut seen = HashSet::new();
+    // A process may end meanwhile, and a mount may be of another kind of namespace.
+    let opened = paths.filter_map(|path| Netns::open(path).ok());
+    Ok(opened.filter(|netns| netns.identity().is_ok_and(|identity| seen.insert(identity))).collect())
+}
+
 fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { verb, path, source }
@@ -249,6 +268,8 @@ mod tests {
         assert_eq!(inside, made.identity().unwrap());
         assert_ne!(inside, Netns::current().unwrap().identity().unwrap());
         assert!(matches!(create(&path), Err(Error::Io { verb: "create", .. })), "a second one must not replace it");
+        let found = all().unwrap();
+        assert_eq!(found.iter().filter(|netns| netns.identity().unwrap() == made.identity().unwrap()).count(), 1);
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(!path.exists());

@@ -93,9 +93,7 @@ pub fn client_config(trust: ServerTrust<'_>, identity: Option<&Identity>) -> Res
         ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(rustls::DEFAULT_VERSIONS)?;
     let builder = match trust {
         ServerTrust::Authority(pem) => builder.with_root_certificates(roots(pem)?),
-        ServerTrust::Anybody => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(HoldsItsKey { provider }))
-        }
+        ServerTrust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(HoldsItsKey(provider))),
     };
     Ok(match identity {
         Some(own) => builder.with_client_auth_cert(chain(&own.cert_pem)?, key(&own.key_pem)?)?,
@@ -180,9 +178,7 @@ fn changed(cert: &Path, key: &Path) -> Changed {
 
 /// Asks a server for the key to its certificate and for nothing more.
 #[derive(Debug)]
-struct HoldsItsKey {
-    provider: Arc<CryptoProvider>,
-}
+pub struct HoldsItsKey(pub Arc<CryptoProvider>);
 
 impl ServerCertVerifier for HoldsItsKey {
     fn verify_server_cert(
@@ -202,7 +198,7 @@ impl ServerCertVerifier for HoldsItsKey {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.0.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -212,12 +208,12 @@ impl ServerCertVerifier for HoldsItsKey {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.0.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -4,6 +4,7 @@
 //! NetworkPolicies in nftables; [`trace`] says what becomes of a packet; [`control`] is the socket at which plugins and
 //! the command ask; [`run`] is the daemon around them.
 
+mod config;
 pub mod control;
 mod options;
 pub mod policy;

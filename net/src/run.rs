@@ -19,6 +19,8 @@ pub struct Ground {
     pub node: Arc<str>,
     /// Where to write the CNI configuration list.
     pub cni_conf_dir: Option<PathBuf>,
+    /// Where to remember what a restart must know; it goes with the machine's run.
+    pub state: PathBuf,
 }
 
 /// Runs the net daemon until `stop`. Routes and rules stay in the kernel, so that packets flow while it restarts.
@@ -31,7 +33,8 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         None => sysctl::read("kernel/hostname").context("cannot learn the host's name")?,
     };
     let client = client(options.kubeconfig.as_deref()).await?;
-    let ground = Ground { client, node: node.to_lowercase().into(), cni_conf_dir: options.cni_conf_dir };
+    let state = options.socket.with_extension("");
+    let ground = Ground { client, node: node.to_lowercase().into(), cni_conf_dir: options.cni_conf_dir, state };
     let mut tasks = JoinSet::new();
     let parts: Vec<Arc<dyn Answers>> =
         vec![policy::start(ground.clone(), &mut tasks).await?, routes::start(ground, &mut tasks).await?];

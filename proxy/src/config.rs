@@ -25,7 +25,7 @@ pub struct Options {
     /// Pod ranges, comma-separated: what comes from elsewhere to a cluster IP is masqueraded
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNetwork>,
-    /// Only nftables
+    /// nftables, iptables or ipvs
     #[arg(long)]
     pub proxy_mode: Option<String>,
     /// Ranges of the node's addresses on which node ports answer; "primary" is the node's primary ones
@@ -43,12 +43,63 @@ pub struct Options {
     pub cleanup: bool,
 }
 
-/// How pods' traffic is told from others'.
+/// Which part of the kernel leads packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Nftables,
+    Iptables,
+    Ipvs,
+}
+
+impl Mode {
+    /// # Errors
+    /// Names the modes that there are.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "" | "nftables" => Ok(Self::Nftables),
+            "iptables" => Ok(Self::Iptables),
+            "ipvs" => Ok(Self::Ipvs),
+            other => bail!("proxy mode {other:?} is none of nftables, iptables, ipvs"),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+            Self::Ipvs => "ipvs",
+        }
+    }
+}
+
+/// How pods' traffic is told from others'.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalMode {
     ClusterCidr,
     /// By the node's own `podCIDRs`.
     NodeCidr,
+    BridgeInterface(Box<str>),
+    InterfaceNamePrefix(Box<str>),
+}
+
+/// Where node ports answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeAddresses {
+    /// On the node's primary addresses.
+    Primary,
+    /// On those of its addresses that lie in these ranges; what every address lies in follows the host's addresses.
+    In(Vec<IpNetwork>),
+}
+
+/// What is for IPVS alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IpvsOptions {
+    /// The kernel's name of a way to choose: rr, lc, sh, ...
+    pub scheduler: String,
+    /// Whether the host answers ARP only for what the asked interface has.
+    pub strict_arp: bool,
+    /// Virtual servers in these ranges are somebody else's.
+    pub exclude: Vec<IpNetwork>,
 }
 
 /// What the daemon goes by.
@@ -58,8 +109,11 @@ pub struct Config {
     pub node: String,
     pub cluster_cidrs: Vec<IpNetwork>,
     pub local_mode: LocalMode,
-    /// Empty means the node's primary addresses.
-    pub node_port_addresses: Vec<IpNetwork>,
+    pub mode: Mode,
+    pub node_port_addresses: NodeAddresses,
+    /// Whether 127.0.0.1 is one of them, in mode iptables.
+    pub localhost_node_ports: bool,
+    pub ipvs: IpvsOptions,
     pub masquerade_all: bool,
     /// `None` serves none.
     pub healthz: Option<SocketAddr>,
@@ -79,7 +133,7 @@ const MIN_SYNC: Duration = Duration::from_millis(50);
 const SYNC: Duration = Duration::from_secs(30);
 
 /// Paths of fields that are read below.
-const SUPPORTED: [&str; 14] = [
+const SUPPORTED: [&str; 26] = [
     "apiVersion",
     "kind",
     "clientConnection.kubeconfig",
@@ -90,10 +144,23 @@ const SUPPORTED: [&str; 14] = [
     "healthzBindAddress",
     "metricsBindAddress",
     "detectLocalMode",
+    "detectLocal.bridgeInterface",
+    "detectLocal.interfaceNamePrefix",
     "nftables.masqueradeAll",
     "nftables.minSyncPeriod",
     "nftables.syncPeriod",
+    "iptables.masqueradeAll",
+    "iptables.localhostNodePorts",
+    "iptables.minSyncPeriod",
+    "iptables.syncPeriod",
+    "ipvs.scheduler",
+    "ipvs.strictARP",
+    "ipvs.excludeCIDRs",
+    "ipvs.minSyncPeriod",
+    "ipvs.syncPeriod",
     "bindAddress",
+    // Not a word about what the kernel has by itself.
+    "conntrack.maxPerCore",
 ];
 
 impl Config {
@@ -105,7 +172,10 @@ impl Config {
             node: options.hostname_override.clone().unwrap_or_else(|| hostname.to_owned()).to_lowercase(),
             cluster_cidrs: options.cluster_cidr.clone(),
             local_mode: LocalMode::ClusterCidr,
-            node_port_addresses: node_ports(&options.nodeport_addresses)?,
+            mode: Mode::parse(options.proxy_mode.as_deref().unwrap_or_default())?,
+            node_port_addresses: NodeAddresses::Primary,
+            localhost_node_ports: true,
+            ipvs: IpvsOptions { scheduler: "rr".into(), strict_arp: false, exclude: Vec::new() },
             masquerade_all: options.masquerade_all,
             healthz: Some(options.healthz_bind_address.unwrap_or(HEALTHZ)),
             metrics: Some(options.metrics_bind_address.unwrap_or(METRICS)),
@@ -113,15 +183,18 @@ impl Config {
             sync: SYNC,
             ignored: Vec::new(),
         };
-        mode(options.proxy_mode.as_deref().unwrap_or_default())?;
+        let mut node_ports = options.nodeport_addresses.clone();
         if let Some(path) = &options.config {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            config.read(&text).with_context(|| format!("in {}", path.display()))?;
+            let read = config.read(&text).with_context(|| format!("in {}", path.display()))?;
+            node_ports = read.unwrap_or(node_ports);
         }
+        config.node_port_addresses = node_addresses(&node_ports, config.mode)?;
         Ok(config)
     }
 
-    fn read(&mut self, text: &str) -> anyhow::Result<()> {
+    /// Returns the `nodePortAddresses`, where they are set.
+    fn read(&mut self, text: &str) -> anyhow::Result<Option<Vec<String>>> {
         let value: Value = serde_saphyr::from_str(text).context("not YAML")?;
         let kind = value["kind"].as_str().unwrap_or_default();
         let version = value["apiVersion"].as_str().unwrap_or_default();
@@ -140,42 +213,70 @@ impl Config {
             let parsed: Result<_, _> = list.split(',').map(|cidr| cidr.trim().parse()).collect();
             self.cluster_cidrs = parsed.context("clusterCIDR")?;
         }
-        mode(word("/mode").unwrap_or_default())?;
+        if let Some(mode) = word("/mode") {
+            self.mode = Mode::parse(mode)?;
+        }
         self.local_mode = match word("/detectLocalMode") {
             None | Some("ClusterCIDR") => LocalMode::ClusterCidr,
             Some("NodeCIDR") => LocalMode::NodeCidr,
-            Some(other) => bail!("detectLocalMode {other} is not supported, only ClusterCIDR and NodeCIDR"),
+            Some("BridgeInterface") => LocalMode::BridgeInterface(
+                word("/detectLocal/bridgeInterface").context("detectLocal.bridgeInterface is missing")?.into(),
+            ),
+            Some("InterfaceNamePrefix") => LocalMode::InterfaceNamePrefix(
+                word("/detectLocal/interfaceNamePrefix").context("detectLocal.interfaceNamePrefix is missing")?.into(),
+            ),
+            Some(other) => bail!(
+                "detectLocalMode {other:?} is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"
+            ),
         };
-        if let Some(list) = value["nodePortAddresses"].as_array() {
-            let list: Vec<String> = list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
-            self.node_port_addresses = node_ports(&list)?;
-        }
-        self.masquerade_all |= value.pointer("/nftables/masqueradeAll").and_then(Value::as_bool).unwrap_or(false);
-        for (field, path) in [(&mut self.min_sync, "/nftables/minSyncPeriod"), (&mut self.sync, "/nftables/syncPeriod")]
-        {
-            if let Some(period) = word(path).map(duration).transpose().with_context(|| path.to_owned())? {
+        self.read_mode(&value)?;
+        self.healthz = address(word("/healthzBindAddress"), self.healthz, HEALTHZ.port())?;
+        self.metrics = address(word("/metricsBindAddress"), self.metrics, METRICS.port())?;
+        Ok(strings(&value["nodePortAddresses"]))
+    }
+
+    /// The section of the mode. IPVS takes what concerns iptables from there, as in kube-proxy.
+    fn read_mode(&mut self, value: &Value) -> anyhow::Result<()> {
+        let flag = |path: &str| value.pointer(path).and_then(Value::as_bool);
+        let section = if self.mode == Mode::Nftables { "nftables" } else { "iptables" };
+        self.masquerade_all |= flag(&format!("/{section}/masqueradeAll")).unwrap_or(false);
+        self.localhost_node_ports = flag("/iptables/localhostNodePorts").unwrap_or(true);
+        let mode = self.mode.name();
+        for (field, name) in [(&mut self.min_sync, "minSyncPeriod"), (&mut self.sync, "syncPeriod")] {
+            let path = format!("/{mode}/{name}");
+            if let Some(text) = value.pointer(&path).and_then(Value::as_str) {
+                let period = duration(text).with_context(|| format!("{mode}.{name}"))?;
                 // Zero is Go's way of saying nothing.
                 *field = if period.is_zero() { *field } else { period };
             }
         }
-        self.healthz = address(word("/healthzBindAddress"), self.healthz, HEALTHZ.port())?;
-        self.metrics = address(word("/metricsBindAddress"), self.metrics, METRICS.port())?;
+        if let Some(scheduler) = value.pointer("/ipvs/scheduler").and_then(Value::as_str).filter(|s| !s.is_empty()) {
+            self.ipvs.scheduler = scheduler.to_owned();
+        }
+        self.ipvs.strict_arp = flag("/ipvs/strictARP").unwrap_or(false);
+        let exclude = strings(&value["ipvs"]["excludeCIDRs"]).unwrap_or_default();
+        let parsed = exclude.iter().map(|cidr| cidr.parse().with_context(|| format!("ipvs.excludeCIDRs {cidr:?}")));
+        self.ipvs.exclude = parsed.collect::<anyhow::Result<_>>()?;
         Ok(())
     }
 }
 
-fn mode(mode: &str) -> anyhow::Result<()> {
-    match mode {
-        "" | "nftables" => Ok(()),
-        other => bail!("proxy mode {other:?} is not supported, only nftables"),
-    }
+fn strings(value: &Value) -> Option<Vec<String>> {
+    let list = value.as_array().filter(|list| !list.is_empty())?;
+    Some(list.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect())
 }
 
-fn node_ports(list: &[String]) -> anyhow::Result<Vec<IpNetwork>> {
-    if list == ["primary"] {
-        return Ok(Vec::new());
+/// Without orders nftables means the primary addresses and the older modes all, as in kube-proxy.
+fn node_addresses(list: &[String], mode: Mode) -> anyhow::Result<NodeAddresses> {
+    match list {
+        [] if mode == Mode::Nftables => Ok(NodeAddresses::Primary),
+        [] => node_addresses(&["0.0.0.0/0".into(), "::/0".into()], mode),
+        [word] if word == "primary" => Ok(NodeAddresses::Primary),
+        list => {
+            let parsed = list.iter().map(|cidr| cidr.parse().with_context(|| format!("nodePortAddresses {cidr:?}")));
+            Ok(NodeAddresses::In(parsed.collect::<anyhow::Result<_>>()?))
+        }
     }
-    list.iter().map(|cidr| cidr.parse().with_context(|| format!("nodePortAddresses {cidr:?}"))).collect()
 }
 
 /// An address with or without a port, as kube-proxy takes both.
@@ -245,18 +346,41 @@ mod tests {
                 "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
                  clusterCIDR: 10.244.0.0/16\nhealthzBindAddress: 127.0.0.1\nmetricsBindAddress: \"\"\n\
                  conntrack: {maxPerCore: 32768, min: null}\nnftables: {minSyncPeriod: 1m1.5s, syncPeriod: 0s}\n\
-                 ipvs: {scheduler: rr}\n",
+                 ipvs: {tcpTimeout: 5s}\n",
             )
             .unwrap();
         assert_eq!(config.min_sync, Duration::from_millis(61_500));
         assert_eq!(config.sync, SYNC);
         assert_eq!(config.healthz, Some("127.0.0.1:10256".parse().unwrap()));
-        assert_eq!(config.ignored, ["conntrack.maxPerCore", "ipvs.scheduler"]);
+        assert_eq!(config.ignored, ["ipvs.tcpTimeout"]);
         assert!(config.read("kind: Pod").is_err());
-        let ipvs = Options { proxy_mode: Some("ipvs".into()), ..Options::default() };
+        let other = Options { proxy_mode: Some("userspace".into()), ..Options::default() };
         assert_eq!(
-            Config::new(&ipvs, "n").unwrap_err().to_string(),
-            "proxy mode \"ipvs\" is not supported, only nftables"
+            Config::new(&other, "n").unwrap_err().to_string(),
+            "proxy mode \"userspace\" is none of nftables, iptables, ipvs"
         );
+    }
+
+    #[test]
+    fn each_mode_has_its_section_and_its_node_addresses() {
+        let mut config = Config::new(&Options { proxy_mode: Some("ipvs".into()), ..Options::default() }, "n").unwrap();
+        assert_eq!(config.mode, Mode::Ipvs);
+        assert!(matches!(&config.node_port_addresses, NodeAddresses::In(ranges) if ranges.len() == 2));
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let text = format!(
+            "{head}detectLocalMode: InterfaceNamePrefix\ndetectLocal: {{interfaceNamePrefix: cali}}\n\
+             nodePortAddresses: [192.0.2.0/24]\nipvs: {{scheduler: lc, strictARP: true, excludeCIDRs: [10.9.0.0/16]}}\n\
+             iptables: {{masqueradeAll: true}}\n"
+        );
+        assert_eq!(config.read(&text).unwrap(), Some(vec!["192.0.2.0/24".to_owned()]));
+        assert_eq!(config.local_mode, LocalMode::InterfaceNamePrefix("cali".into()));
+        assert_eq!(
+            (config.ipvs.scheduler.as_str(), config.ipvs.strict_arp, config.ipvs.exclude.len()),
+            ("lc", true, 1)
+        );
+        assert!(config.masquerade_all);
+        let error = config.read(&format!("{head}detectLocalMode: BridgeInterface\n")).unwrap_err();
+        assert_eq!(error.to_string(), "detectLocal.bridgeInterface is missing");
+        assert_eq!(node_addresses(&["primary".into()], Mode::Iptables).unwrap(), NodeAddresses::Primary);
     }
 }

@@ -1,9 +1,14 @@
-//! What kube-proxy does, in nftables: packets to a Service's addresses go to its endpoints.
+//! What kube-proxy does: packets to a Service's addresses go to its endpoints.
 //!
-//! [`watch`] feeds [`model`]; [`plan`] decides where packets go; [`mod@nftables`] writes that down; [`sync`] brings the
-//! kernel from one plan to the next and ends [`stale`] flows; [`run`] is the daemon around it.
+//! [`watch`] feeds [`model`]; [`plan`] decides where packets go; a [`backend`] writes that down, in [`mod@nftables`],
+//! [`mod@iptables`] or [`ipvs`]; [`sync`] brings the kernel from one plan to the next and ends [`stale`] flows; [`run`] is
+//! the daemon around it, with [`health_check`] for load balancers.
 
+pub mod backend;
 mod config;
+mod health_check;
+pub mod iptables;
+pub mod ipvs;
 mod metrics;
 pub mod model;
 pub mod nftables;

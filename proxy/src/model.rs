@@ -69,6 +69,8 @@ pub struct Service {
     pub affinity: Option<u32>,
     pub external_local: bool,
     pub internal_local: bool,
+    /// `healthCheckNodePort`, where load balancers ask whether this node has endpoints.
+    pub health_port: Option<u16>,
 }
 
 /// One address of an EndpointSlice.
@@ -80,7 +82,7 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Whether it runs on this node.
     pub local: bool,
-    /// Zones and nodes that shall use it; `None` is no hint.
+    /// Zones and nodes that shall use it; `None` is no hint (trafficDistribution comes as these).
     pub zones: Option<Box<[Box<str>]>>,
     pub nodes: Option<Box<[Box<str>]>>,
 }
@@ -103,11 +105,54 @@ pub struct Slice {
 pub struct Facts {
     pub node: Box<str>,
     pub zone: Option<Box<str>>,
+    /// The node's primary address of each family.
+    pub primary_ips: Vec<IpAddr>,
     /// Addresses on which node ports answer.
     pub node_ips: Vec<IpAddr>,
-    /// Where pods live; empty is not known.
-    pub pod_cidrs: Vec<IpNetwork>,
+    pub node_ports: NodePorts,
+    /// How a pod's packet is told from others; empty is not known.
+    pub pods: Vec<PodSource>,
     pub masquerade_all: bool,
+}
+
+/// Where node ports answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NodePorts {
+    /// On [`Facts::node_ips`].
+    #[default]
+    Listed,
+    /// On every address of the host, those included that come later.
+    Everywhere,
+    /// So, and on 127.0.0.0/8 for the host's own programs.
+    Localhost,
+}
+
+/// What pods' packets have in common, by the words of kube-proxy's `detectLocalMode`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodSource {
+    /// A source in the range (ClusterCIDR, NodeCIDR).
+    Range(IpNetwork),
+    /// They come in by this interface (BridgeInterface).
+    Link(Box<str>),
+    /// They come in by an interface whose name begins so (InterfaceNamePrefix).
+    LinkPrefix(Box<str>),
+}
+
+impl PodSource {
+    /// Whether it can tell packets of the family.
+    pub fn has(&self, v4: bool) -> bool {
+        match self {
+            Self::Range(range) => range.is_ipv4() == v4,
+            Self::Link(_) | Self::LinkPrefix(_) => true,
+        }
+    }
+}
+
+impl Facts {
+    /// Whether pods of the family can be told from others.
+    pub fn knows_pods(&self, v4: bool) -> bool {
+        self.pods.iter().any(|pods| pods.has(v4))
+    }
 }
 
 impl Service {
@@ -157,6 +202,10 @@ impl Service {
             affinity,
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            health_port: spec
+                .health_check_node_port
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port != 0 && spec.external_traffic_policy.as_deref() == Some("Local")),
         })
     }
 }
@@ -204,8 +253,8 @@ fn read_endpoint(endpoint: &discovery::Endpoint, node: &str) -> Option<Endpoint>
         serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         local: endpoint.node_name.as_deref() == Some(node),
-        zones: zones.map(|zones| zones.iter().map(|zone| zone.name.as_str().into()).collect()),
-        nodes: nodes.map(|nodes| nodes.iter().map(|node| node.name.as_str().into()).collect()),
+        zones: zones.filter(|list| !list.is_empty()).map(|list| list.iter().map(|z| z.name.as_str().into()).collect()),
+        nodes: nodes.filter(|list| !list.is_empty()).map(|list| list.iter().map(|n| n.name.as_str().into()).collect()),
     })
 }
 

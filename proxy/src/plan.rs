@@ -44,17 +44,24 @@ pub enum Masquerade {
     Always,
 }
 
-/// A client keeps its endpoint for so many seconds after its last connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Affinity {
-    /// The same for all fronts of one service port.
-    pub id: u64,
-    pub seconds: u32,
+/// Which of a service port's endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pool {
+    /// Wherever they run, as far as hints let.
+    Cluster,
+    /// On this node.
+    Local,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    Balance { endpoints: Arc<[SocketAddr]>, masquerade: Masquerade, affinity: Option<Affinity> },
+    Balance {
+        pool: Pool,
+        endpoints: Arc<[SocketAddr]>,
+        masquerade: Masquerade,
+        /// A client keeps its endpoint for so many seconds after its last connection.
+        affinity: Option<u32>,
+    },
     Reject,
     Drop,
 }
@@ -64,7 +71,26 @@ pub struct Rule {
     pub front: Front,
     pub protocol: Protocol,
     pub from: From,
+    /// The same for all fronts of one service port and family.
+    pub id: u64,
     pub action: Action,
+}
+
+/// A load balancer's address and port, and who alone may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    pub ip: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub allowed: Arc<[IpNetwork]>,
+}
+
+/// What a health check node port tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub port: u16,
+    /// Ready endpoints on this node, each address once.
+    pub ready: usize,
 }
 
 /// Everything about one Service.
@@ -73,10 +99,13 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// Addresses of which every port without a rule is refused.
     pub cluster_ips: Vec<IpAddr>,
-    /// Endpoints on this node: what they send to the Service may come back to themselves.
-    pub local: Vec<IpAddr>,
-    /// Load balancer addresses and who alone may use them.
-    pub guarded: Vec<(IpAddr, Vec<IpNetwork>)>,
+    /// Endpoints that may get back what they sent to the Service, unmasqueraded: those on this node, and where pods are
+    /// spared the detour of external traffic all of them.
+    pub hairpin: Vec<IpAddr>,
+    pub guards: Vec<Guard>,
+    pub health: Option<HealthCheck>,
+    /// Of UDP ports, by [`Rule::id`]: every endpoint that still serves, whether or not new flows go there.
+    pub serving: Vec<(u64, Arc<[SocketAddr]>)>,
 }
 
 /// The endpoints of one service port that each kind of traffic may use.
@@ -86,33 +115,58 @@ struct Pools {
     local: Arc<[SocketAddr]>,
 }
 
-/// Decides for one Service. `name` only names its affinity.
+/// Decides for one Service. `name` only makes its ids.
 pub fn plan<'a>(name: &str, service: &Service, slices: impl Iterator<Item = &'a Slice> + Clone, facts: &Facts) -> Plan {
     let mut plan = Plan { cluster_ips: service.cluster_ips.clone(), ..Plan::default() };
-    let mut local = BTreeSet::new();
+    let (mut hairpin, mut ready) = (BTreeSet::new(), BTreeSet::new());
     for v4 in [true, false] {
         if !service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4) {
             continue;
         }
+        let allowed = allowed(service, v4, facts);
         for port in &service.ports {
             let found = endpoints(slices.clone(), port, v4);
-            local.extend(found.iter().filter(|(endpoint, _)| endpoint.local).map(|(endpoint, _)| endpoint.ip));
+            let spared = service.external_local && facts.knows_pods(v4);
+            hairpin.extend(found.iter().filter(|(e, _)| e.local || spared).map(|(endpoint, _)| endpoint.ip));
+            ready.extend(found.iter().filter(|(e, _)| e.local && e.ready).map(|(endpoint, _)| endpoint.ip));
+            let id = id(name, port, v4);
             let pools = pools(&found, facts);
-            let id = affinity_id(name, port, v4);
-            let affinity = service.affinity.map(|seconds| Affinity { id, seconds });
-            plan.rules.extend(rules(service, port, v4, &pools, (facts, affinity)));
+            plan.rules.extend(rules(service, port, &pools, (facts, v4, id)));
+            if port.protocol == Protocol::Udp {
+                let serving = found.iter().filter(|(endpoint, _)| endpoint.serving).map(|(_, address)| *address);
+                plan.serving.push((id, serving.collect()));
+            }
+            plan.guards.extend(allowed.iter().flat_map(|allowed| guards(service, port, v4, allowed)));
         }
     }
-    plan.local = local.into_iter().collect();
-    if !service.source_ranges.is_empty() {
-        plan.guarded = service.load_balancer_ips.iter().map(|ip| (*ip, service.source_ranges.clone())).collect();
-    }
+    plan.health = service.health_port.map(|port| HealthCheck { port, ready: ready.len() });
+    plan.hairpin = hairpin.into_iter().collect();
     plan
 }
 
-fn affinity_id(name: &str, port: &ServicePort, v4: bool) -> u64 {
+fn id(name: &str, port: &ServicePort, v4: bool) -> u64 {
     let text = format!("{name}:{}:{}:{v4}", port.name, port.protocol.name());
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Who may use load balancer addresses of the family; `None` is everyone.
+fn allowed(service: &Service, v4: bool, facts: &Facts) -> Option<Arc<[IpNetwork]>> {
+    let of_family = |ip: &IpAddr| ip.is_ipv4() == v4;
+    let mut ranges: Vec<IpNetwork> =
+        service.source_ranges.iter().copied().filter(|range| range.is_ipv4() == v4).collect();
+    if ranges.is_empty() {
+        return None;
+    }
+    // Where the address is also one of the node's own, what the node sends there comes from it.
+    if facts.primary_ips.iter().any(|ip| ranges.iter().any(|range| range.contains(*ip))) {
+        ranges.extend(service.load_balancer_ips.iter().copied().filter(of_family).map(IpNetwork::from));
+    }
+    Some(ranges.into())
+}
+
+fn guards(service: &Service, port: &ServicePort, v4: bool, allowed: &Arc<[IpNetwork]>) -> Vec<Guard> {
+    let ips = service.load_balancer_ips.iter().filter(|ip| ip.is_ipv4() == v4);
+    ips.map(|ip| Guard { ip: *ip, protocol: port.protocol, port: port.port, allowed: allowed.clone() }).collect()
 }
 
 /// The slices' endpoints that serve the port, each with its address.
@@ -175,39 +229,41 @@ fn hinted(ready: &[&Endpoint], facts: &Facts) -> Option<Hint> {
     (all_zones && ours).then_some(Hint::Zone)
 }
 
-fn rules(
-    service: &Service,
-    port: &ServicePort,
-    v4: bool,
-    pools: &Pools,
-    (facts, affinity): (&Facts, Option<Affinity>),
-) -> Vec<Rule> {
+fn rules(service: &Service, port: &ServicePort, pools: &Pools, (facts, v4, id): (&Facts, bool, u64)) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let mut rule = |front, from, action| rules.push(Rule { front, protocol: port.protocol, from, action });
-    let balance = |pool: &Arc<[SocketAddr]>, masquerade| match pool.is_empty() {
-        false => Action::Balance { endpoints: pool.clone(), masquerade, affinity },
-        // Endpoints elsewhere that the policy keeps this traffic from: silence, not a refusal.
-        true if !pools.cluster.is_empty() => Action::Drop,
-        true => Action::Reject,
+    let mut rule = |front, from, action| rules.push(Rule { front, protocol: port.protocol, from, id, action });
+    let balance = |pool: Pool, masquerade| {
+        let endpoints = match pool {
+            Pool::Cluster => &pools.cluster,
+            Pool::Local => &pools.local,
+        };
+        match endpoints.is_empty() {
+            false => Action::Balance { pool, endpoints: endpoints.clone(), masquerade, affinity: service.affinity },
+            // Endpoints elsewhere that the policy keeps this traffic from: silence, not a refusal.
+            true if !pools.cluster.is_empty() => Action::Drop,
+            true => Action::Reject,
+        }
     };
     let of_family = |list: &[IpAddr]| list.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
 
     let inside = if facts.masquerade_all { Masquerade::Always } else { Masquerade::OutsidePods };
-    let internal = if service.internal_local { &pools.local } else { &pools.cluster };
+    let internal = if service.internal_local { Pool::Local } else { Pool::Cluster };
     for ip in of_family(&service.cluster_ips) {
         rule(Front::Vip(ip, port.port), From::Anyone, balance(internal, inside));
     }
+    // Where pods cannot be told from others, all that is not from outside is the node's own.
+    let near = if facts.knows_pods(v4) { Masquerade::OutsidePods } else { Masquerade::Always };
     let vips = of_family(&service.external_ips).into_iter().map(|ip| Front::Vip(ip, port.port));
     let node_port = port.node_port.map(|port| Front::NodePort { v4, port });
     for front in vips.chain(node_port) {
         if service.external_local {
             // Pods and the node itself are spared the detour and use all endpoints.
-            rule(front, From::Anyone, balance(&pools.cluster, Masquerade::OutsidePods));
-            if !pools.cluster.is_empty() || !pools.local.is_empty() {
-                rule(front, From::Outside, balance(&pools.local, Masquerade::Never));
+            rule(front, From::Anyone, balance(Pool::Cluster, near));
+            if !pools.cluster.is_empty() {
+                rule(front, From::Outside, balance(Pool::Local, Masquerade::Never));
             }
         } else {
-            rule(front, From::Anyone, balance(&pools.cluster, Masquerade::Always));
+            rule(front, From::Anyone, balance(Pool::Cluster, Masquerade::Always));
         }
     }
     rules
@@ -243,7 +299,7 @@ fn arrange(old: &[SocketAddr], new: &Arc<[SocketAddr]>) -> Arc<[SocketAddr]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SlicePort;
+    use crate::model::{PodSource, SlicePort};
 
     fn endpoint(ip: &str, ready: bool, terminating: bool, local: bool) -> Endpoint {
         let ip = ip.parse().unwrap();
@@ -264,14 +320,20 @@ mod tests {
     }
 
     fn balance(list: &[&str], masquerade: Masquerade) -> Action {
-        Action::Balance { endpoints: list.iter().map(|ip| at(ip)).collect(), masquerade, affinity: None }
+        let pool = if masquerade == Masquerade::Never { Pool::Local } else { Pool::Cluster };
+        Action::Balance { pool, endpoints: list.iter().map(|ip| at(ip)).collect(), masquerade, affinity: None }
+    }
+
+    fn facts() -> Facts {
+        let pods = vec![PodSource::Range("10.0.0.0/8".parse().unwrap())];
+        Facts { node: "n1".into(), pods, ..Facts::default() }
     }
 
     const VIP: Front = Front::Vip(IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 9)), 80);
     const NODE: Front = Front::NodePort { v4: true, port: 30080 };
 
     fn decided(service: &Service, endpoints: Vec<Endpoint>) -> Vec<(Front, From, Action)> {
-        let plan = plan("a/b", service, [slice(endpoints)].iter(), &Facts { node: "n1".into(), ..Facts::default() });
+        let plan = plan("a/b", service, [slice(endpoints)].iter(), &facts());
         plan.rules.into_iter().map(|rule| (rule.front, rule.from, rule.action)).collect()
     }
 
@@ -308,6 +370,38 @@ mod tests {
         assert_eq!(decided(&local, near)[2].2, balance(&["10.0.0.2"], Masquerade::Never));
         let none: Vec<Action> = decided(&local, vec![]).into_iter().map(|(.., action)| action).collect();
         assert_eq!(none, [Action::Reject, Action::Reject]);
+    }
+
+    #[test]
+    fn health_checks_count_ready_endpoints_of_this_node_once() {
+        let mut wanted = Service { external_local: true, health_port: Some(30999), ..service() };
+        wanted.ports.push(ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 81, node_port: None });
+        let endpoints = vec![
+            endpoint("10.0.0.1", true, false, true),
+            endpoint("10.0.0.2", false, true, true),
+            endpoint("10.0.0.3", true, false, false),
+        ];
+        let plan = plan("a/b", &wanted, [slice(endpoints)].iter(), &facts());
+        assert_eq!(plan.health, Some(HealthCheck { port: 30999, ready: 1 }));
+        assert_eq!(plan.hairpin.len(), 3, "pods reach all of them by this node");
+    }
+
+    #[test]
+    fn source_ranges_guard_the_ports_of_their_family() {
+        let wanted = Service {
+            external_ips: vec!["203.0.113.7".parse().unwrap()],
+            load_balancer_ips: vec!["203.0.113.7".parse().unwrap()],
+            source_ranges: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/64".parse().unwrap()],
+            ..service()
+        };
+        let of = |facts: &Facts| plan("a/b", &wanted, [slice(vec![])].iter(), facts).guards;
+        let guards = of(&facts());
+        assert_eq!((guards.len(), guards[0].port), (1, 80));
+        assert_eq!(*guards[0].allowed, ["192.0.2.0/24".parse().unwrap()]);
+        let node = Facts { primary_ips: vec!["192.0.2.5".parse().unwrap()], ..facts() };
+        assert_eq!(of(&node)[0].allowed[1], "203.0.113.7/32".parse().unwrap());
+        let six = Service { source_ranges: vec!["2001:db8::/64".parse().unwrap()], ..wanted.clone() };
+        assert!(plan("a/b", &six, [slice(vec![])].iter(), &facts()).guards.is_empty(), "none of this family");
     }
 
     #[test]

@@ -1,24 +1,30 @@
 //! The daemon: watches feed the model, the model goes to the kernel, soon after the first change of a burst.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
+use ipnetwork::IpNetwork;
+use kernel::iptables::{Programs, Variant};
 use kernel::netlink::Network;
-use kernel::nftables::{Nft, Nftables};
+use kernel::nftables::Nft;
 use kernel::{conntrack, netlink, sysctl};
 use kube::Client;
 use lifecycle::Stop;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
-use crate::config::{Config, LocalMode, Options};
+use crate::backend::Backend;
+use crate::config::{Config, IpvsOptions, LocalMode, Mode, NodeAddresses, Options};
+use crate::health_check::HealthChecks;
+use crate::iptables::Chains;
+use crate::ipvs::{self, Ports, Servers};
 use crate::metrics::Metrics;
-use crate::model::Facts;
-use crate::nftables::{Family, remove};
-use crate::server::{Health, Pages, serve};
+use crate::model::{Facts, NodePorts, PodSource};
+use crate::nftables::Tables;
+use crate::server::{Health, Pages, listen};
 use crate::sync::{Change, Proxier, Step};
 use crate::watch::{self, News, NodeNews, Source};
 
@@ -28,7 +34,7 @@ use crate::watch::{self, News, NodeNews, Source};
 /// Where it cannot begin: configuration, kubeconfig, a taken port, no nftables.
 pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     if options.cleanup {
-        return cleanup().await;
+        return tokio::task::spawn_blocking(|| sweep(None)).await?;
     }
     let hostname = sysctl::read("kernel/hostname").context("cannot learn the host's name")?;
     let config = Config::new(&options, &hostname)?;
@@ -39,13 +45,16 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
-    let pages = Pages { health: health.clone(), registry: Arc::new(registry) };
+    let pages = Pages { health: health.clone(), registry: Arc::new(registry), mode: config.mode.name() };
     let mut tasks = tokio::task::JoinSet::new();
     let addresses: HashSet<_> = [config.healthz, config.metrics].into_iter().flatten().collect();
     for address in addresses {
-        tasks.spawn(serve(address, pages.clone()).await?);
+        let pages = pages.clone();
+        tasks.spawn(listen(address, move |path: &str| pages.answer(path)).await?);
     }
-    prepare();
+    let mode = config.mode;
+    tokio::task::spawn_blocking(move || sweep(Some(mode))).await??;
+    prepare(&config);
     let (sender, news) = mpsc::channel(1024);
     tasks.spawn(watch::services(client.clone(), sender.clone()));
     tasks.spawn(watch::slices(client.clone(), config.node.clone(), sender.clone()));
@@ -53,8 +62,17 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
 
     let conntrack = conntrack::Kernel::open().context("cannot read connection tracking")?;
     let facts = facts(&config, &NodeNews::default());
-    let proxier = Proxier::new(facts, Box::new(Nft), Some(Box::new(conntrack)));
-    let mut worker = Worker { config, proxier: Some(proxier), metrics, health, triggers: Vec::new() };
+    let proxier = Proxier::new(facts.clone(), backend(&config)?, Some(Box::new(conntrack)));
+    let mut worker = Worker {
+        config,
+        node: NodeNews::default(),
+        facts,
+        proxier: Some(proxier),
+        health_checks: HealthChecks::new(health.clone()),
+        metrics,
+        health,
+        triggers: Vec::new(),
+    };
     tokio::select! {
         () = stop.stopped() => {}
         () = worker.work(news) => {}
@@ -77,18 +95,82 @@ async fn client(config: &Config) -> anyhow::Result<Client> {
     Client::try_from(loaded).context("cannot make a client of the kubeconfig")
 }
 
-async fn cleanup() -> anyhow::Result<()> {
-    let script = format!("{}{}", remove(Family::V4), remove(Family::V6));
-    tokio::task::spawn_blocking(move || Nft.apply(&script)).await?.context("cannot remove the proxy's tables")
+fn backend(config: &Config) -> anyhow::Result<Box<dyn Backend>> {
+    Ok(match config.mode {
+        Mode::Nftables => Box::new(Tables::new(Box::new(Nft))),
+        Mode::Iptables => Box::new(Chains::new(Box::new(Programs::of_machine().context("mode iptables")?))),
+        Mode::Ipvs => {
+            let ports = ipvs_ports(Programs::of_machine().context("mode ipvs")?).context("mode ipvs")?;
+            for (name, value) in ipvs_parameters(config) {
+                sysctl::write(name, value).context("mode ipvs")?;
+            }
+            Box::new(Servers::new(ports, config.ipvs.clone()))
+        }
+    })
+}
+
+/// Opens what IPVS needs. Its parameters are there from then on.
+fn ipvs_ports(programs: Programs) -> anyhow::Result<Ports> {
+    Ok(Ports {
+        ipvs: Box::new(kernel::ipvs::Kernel::open()?),
+        network: Box::new(netlink::Kernel::open()?),
+        sets: Box::new(kernel::ipset::Program),
+        iptables: Box::new(programs),
+    })
+}
+
+fn ipvs_parameters(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let mut parameters = vec![
+        // Masquerade needs the flows tracked.
+        ("net/ipv4/vs/conntrack", "1"),
+        // A port that a client takes again must not go to an endpoint that is gone.
+        ("net/ipv4/vs/conn_reuse_mode", "0"),
+        ("net/ipv4/vs/expire_nodest_conn", "1"),
+        ("net/ipv4/vs/expire_quiescent_template", "1"),
+    ];
+    if config.ipvs.strict_arp {
+        parameters.extend([("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
+    }
+    parameters
+}
+
+/// Removes what proxies of other modes than `kept` left, or of all.
+fn sweep(kept: Option<Mode>) -> anyhow::Result<()> {
+    if kept != Some(Mode::Nftables) {
+        match Tables::new(Box::new(Nft)).remove() {
+            // Where there is no nft or no such family in the kernel nobody made tables.
+            Err(error) if kept.is_some() => tracing::debug!("no tables to remove: {error}"),
+            done => done.context("cannot remove the proxy's tables")?,
+        }
+    }
+    // Its rules hold its sets, so that all of them go with it.
+    let was_ipvs = kept != Some(Mode::Ipvs) && netlink::Kernel::open()?.link(ipvs::LINK)?.is_some();
+    let used = match kept {
+        Some(Mode::Iptables | Mode::Ipvs) => Some(Programs::of_machine().context("cannot learn which iptables")?.0),
+        _ => None,
+    };
+    for variant in [Variant::Legacy, Variant::Nft].into_iter().filter(|variant| was_ipvs || Some(*variant) != used) {
+        Chains::new(Box::new(Programs(variant))).remove().context("cannot remove the proxy's chains")?;
+    }
+    if was_ipvs {
+        let ports = ipvs_ports(Programs::of_machine()?)?;
+        let removed = Servers::new(ports, IpvsOptions::default()).remove();
+        removed.context("cannot remove the proxy's virtual servers")?;
+    }
+    Ok(())
 }
 
 /// Parameters that service traffic needs. A machine without br_netfilter has not the second; then pods of one
 /// bridge answer each other past the translation.
-fn prepare() {
-    for (name, why) in [
+fn prepare(config: &Config) {
+    let mut parameters = vec![
         ("net/ipv4/ip_forward", "node ports lead nowhere"),
         ("net/bridge/bridge-nf-call-iptables", "pods on one bridge cannot reach each other by a Service"),
-    ] {
+    ];
+    if node_ports(config) == NodePorts::Localhost {
+        parameters.push(("net/ipv4/conf/all/route_localnet", "node ports do not answer on 127.0.0.1"));
+    }
+    for (name, why) in parameters {
         if let Err(error) = sysctl::write(name, "1") {
             tracing::warn!("{why}: {error}");
         }
@@ -96,27 +178,50 @@ fn prepare() {
 }
 
 fn facts(config: &Config, node: &NodeNews) -> Facts {
+    let ranges = |list: &[IpNetwork]| list.iter().copied().map(PodSource::Range).collect();
     Facts {
         node: config.node.as_str().into(),
         zone: node.zone.clone(),
+        primary_ips: node.ips.clone(),
         node_ips: node_ips(config, node),
-        pod_cidrs: match config.local_mode {
-            LocalMode::ClusterCidr => config.cluster_cidrs.clone(),
-            LocalMode::NodeCidr => node.pod_cidrs.clone(),
+        node_ports: node_ports(config),
+        pods: match &config.local_mode {
+            LocalMode::ClusterCidr => ranges(&config.cluster_cidrs),
+            LocalMode::NodeCidr => ranges(&node.pod_cidrs),
+            LocalMode::BridgeInterface(name) => vec![PodSource::Link(name.clone())],
+            LocalMode::InterfaceNamePrefix(prefix) => vec![PodSource::LinkPrefix(prefix.clone())],
         },
         masquerade_all: config.masquerade_all,
     }
 }
 
+fn node_ports(config: &Config) -> NodePorts {
+    let everywhere = match &config.node_port_addresses {
+        NodeAddresses::Primary => false,
+        NodeAddresses::In(ranges) => ranges.iter().any(|range| range.prefix() == 0),
+    };
+    match everywhere {
+        false => NodePorts::Listed,
+        true if config.mode == Mode::Iptables && config.localhost_node_ports => NodePorts::Localhost,
+        true => NodePorts::Everywhere,
+    }
+}
+
 /// The node's primary addresses, or what of its interfaces lies in the configured ranges.
 fn node_ips(config: &Config, node: &NodeNews) -> Vec<IpAddr> {
-    if config.node_port_addresses.is_empty() {
-        return node.ips.clone();
-    }
-    match netlink::Kernel::open().and_then(|mut network| network.addresses()) {
-        Ok(addresses) => {
-            let ips = addresses.into_iter().map(|address| address.net.ip());
-            ips.filter(|ip| config.node_port_addresses.iter().any(|range| range.contains(*ip))).collect()
+    let NodeAddresses::In(ranges) = &config.node_port_addresses else { return node.ips.clone() };
+    let look = |mut network: netlink::Kernel| {
+        let services = network.link(ipvs::LINK)?.map(|link| link.index);
+        Ok((network.addresses()?, services))
+    };
+    match netlink::Kernel::open().and_then(look) {
+        Ok((addresses, services)) => {
+            let ips = addresses.into_iter().filter(|a| Some(a.link) != services).map(|address| address.net.ip());
+            let mut ips: Vec<IpAddr> =
+                ips.filter(|ip| !is_link_local(*ip) && ranges.iter().any(|range| range.contains(*ip))).collect();
+            ips.sort();
+            ips.dedup();
+            ips
         }
         Err(error) => {
             tracing::warn!("node ports answer on the primary addresses only: {error}");
@@ -125,8 +230,15 @@ fn node_ips(config: &Config, node: &NodeNews) -> Vec<IpAddr> {
     }
 }
 
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 struct Worker {
     config: Config,
+    node: NodeNews,
+    facts: Facts,
+    health_checks: HealthChecks,
     /// Lent to the thread that syncs.
     proxier: Option<Proxier>,
     metrics: Metrics,
@@ -182,16 +294,25 @@ impl Worker {
             }
             News::Node(node) => {
                 self.health.leaving(node.leaving);
-                Change::Facts(facts(&self.config, &node))
+                self.node = *node;
+                return self.look_around();
             }
             News::Listed(_) => return false,
         };
         self.proxier.as_mut().is_some_and(|proxier| proxier.note(change))
     }
 
-    /// Looks whether the table still stands.
+    /// Takes the node's addresses and ranges as they are now.
+    fn look_around(&mut self) -> bool {
+        self.facts = facts(&self.config, &self.node);
+        let facts = self.facts.clone();
+        self.proxier.as_mut().is_some_and(|proxier| proxier.note(Change::Facts(facts)))
+    }
+
+    /// Looks whether the rules still stand, and whether the host has other addresses.
     async fn resync(&mut self) -> bool {
-        self.lend(|proxier| proxier.note(Change::Resync)).await.unwrap_or(true)
+        let moved = self.look_around();
+        moved | self.lend(|proxier| proxier.note(Change::Resync)).await.unwrap_or(true)
     }
 
     async fn sync(&mut self) -> bool {
@@ -211,6 +332,8 @@ impl Worker {
                     }
                     step => tracing::debug!("{step:?} in {took:?}"),
                 }
+                let wanted = self.proxier.as_ref().map(|proxier| proxier.health_checks());
+                self.health_checks.follow(wanted.unwrap_or(&BTreeMap::new()), &self.facts).await;
                 true
             }
             Err(error) => {

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::metrics;
 
@@ -57,6 +58,11 @@ impl Health {
         self.with(|state| state.leaving = leaving);
     }
 
+    /// Whether changes reach the kernel in time.
+    pub fn is_alive(&self) -> bool {
+        self.answer().0
+    }
+
     /// Whether it works, and whether the node should get traffic.
     fn answer(&self) -> (bool, bool) {
         self.with(|state| {
@@ -72,31 +78,43 @@ impl Health {
 pub struct Pages {
     pub health: Arc<Health>,
     pub registry: Arc<Registry>,
+    pub mode: &'static str,
 }
 
 impl Pages {
-    fn answer(&self, path: &str) -> (StatusCode, String) {
+    pub fn answer(&self, path: &str) -> Response<String> {
         let health = |ok: bool| if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let (alive, ready) = self.health.answer();
-        match path {
+        let (status, body) = match path {
             "/healthz" => (health(ready), format!("{{\"nodeEligible\": {ready}}}")),
             "/livez" => (health(alive), format!("{{\"alive\": {alive}}}")),
             "/metrics" => (StatusCode::OK, metrics::text(&self.registry)),
-            "/proxyMode" => (StatusCode::OK, "nftables".into()),
+            "/proxyMode" => (StatusCode::OK, self.mode.into()),
             _ => (StatusCode::NOT_FOUND, "404 page not found\n".into()),
-        }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        response
     }
 }
 
-/// Binds now and serves until the task is dropped.
+/// Binds now and serves until the task is dropped, connections included. `answer` gets the path.
 ///
 /// # Errors
 /// Where the address is taken.
-pub async fn serve(address: SocketAddr, pages: Pages) -> anyhow::Result<impl Future<Output = ()>> {
+pub async fn listen(
+    address: SocketAddr,
+    answer: impl Fn(&str) -> Response<String> + Clone + Send + 'static,
+) -> anyhow::Result<impl Future<Output = ()>> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     Ok(async move {
+        let mut connections = JoinSet::new();
         loop {
-            let stream = match listener.accept().await {
+            let stream = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let stream = match stream {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!("cannot accept on {address}: {error}");
@@ -104,13 +122,11 @@ pub async fn serve(address: SocketAddr, pages: Pages) -> anyhow::Result<impl Fut
                     continue;
                 }
             };
-            let pages = pages.clone();
-            tokio::spawn(async move {
+            let answer = answer.clone();
+            connections.spawn(async move {
                 let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                    let (status, body) = pages.answer(request.uri().path());
-                    let mut response = Response::new(Full::new(Bytes::from(body)));
-                    *response.status_mut() = status;
-                    std::future::ready(Ok::<_, Infallible>(response))
+                    let response = answer(request.uri().path());
+                    std::future::ready(Ok::<_, Infallible>(response.map(|body| Full::new(Bytes::from(body)))))
                 });
                 // A client that goes away midway is its own affair.
                 let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;

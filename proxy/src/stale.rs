@@ -7,16 +7,18 @@ use std::sync::Arc;
 use kernel::conntrack::Flow;
 
 use crate::model::{Facts, Protocol};
-use crate::plan::{Action, Front, Plan};
+use crate::plan::{Front, Plan};
 
-/// The endpoints of each UDP front; none where it has none, or is gone.
+/// The endpoints of each UDP front that still serve, though new flows may go elsewhere; none where it has none, or is gone.
 pub type Targets = HashMap<(IpAddr, u16), Vec<Arc<[SocketAddr]>>>;
 
 /// Collects the fronts of `now`, and of `before` those that are gone.
 pub fn targets(now: &[&Plan], before: &[&Plan], facts: &Facts) -> Targets {
     let mut targets = Targets::new();
     for (plans, counts) in [(before, false), (now, true)] {
-        for rule in plans.iter().flat_map(|plan| &plan.rules).filter(|rule| rule.protocol == Protocol::Udp) {
+        let rules = plans.iter().flat_map(|plan| plan.rules.iter().map(move |rule| (plan, rule)));
+        for (plan, rule) in rules.filter(|(_, rule)| rule.protocol == Protocol::Udp) {
+            let serving = plan.serving.iter().find(|(id, _)| *id == rule.id).map(|(_, endpoints)| endpoints);
             let fronts: Vec<(IpAddr, u16)> = match rule.front {
                 Front::Vip(ip, port) => vec![(ip, port)],
                 Front::NodePort { v4, port } => {
@@ -24,10 +26,7 @@ pub fn targets(now: &[&Plan], before: &[&Plan], facts: &Facts) -> Targets {
                 }
             };
             for front in fronts {
-                let pools = targets.entry(front).or_default();
-                if let (true, Action::Balance { endpoints, .. }) = (counts, &rule.action) {
-                    pools.push(endpoints.clone());
-                }
+                targets.entry(front).or_default().extend(serving.filter(|_| counts).cloned());
             }
         }
     }
@@ -47,7 +46,7 @@ mod tests {
     use kernel::conntrack::Direction;
 
     use super::*;
-    use crate::plan::{From, Masquerade, Rule};
+    use crate::plan::{Action, From, Rule};
 
     fn flow(asked: &str, led_to: &str) -> Flow {
         let (asked, led_to): (SocketAddr, SocketAddr) = (asked.parse().unwrap(), led_to.parse().unwrap());
@@ -64,17 +63,17 @@ mod tests {
 
     #[test]
     fn only_flows_that_lead_elsewhere_end() {
-        let pool: Arc<[SocketAddr]> = ["10.0.0.1:53".parse().unwrap()].into();
-        let action = Action::Balance { endpoints: pool, masquerade: Masquerade::Never, affinity: None };
+        let serving: Arc<[SocketAddr]> = ["10.0.0.1:53".parse().unwrap()].into();
         let rule = |port| Rule {
             front: Front::Vip("10.96.0.10".parse().unwrap(), port),
             protocol: Protocol::Udp,
             from: From::Anyone,
-            action: action.clone(),
+            id: u64::from(port),
+            action: Action::Drop,
         };
         let (now, before) = (
-            Plan { rules: vec![rule(53)], ..Plan::default() },
-            Plan { rules: vec![rule(53), rule(54)], ..Plan::default() },
+            Plan { rules: vec![rule(53)], serving: vec![(53, serving.clone())], ..Plan::default() },
+            Plan { rules: vec![rule(53), rule(54)], serving: vec![(54, serving)], ..Plan::default() },
         );
         let targets = targets(&[&now], &[&before], &Facts::default());
         let stale = |asked, led_to| is_stale(&flow(asked, led_to), &targets);

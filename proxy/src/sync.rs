@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use kernel::conntrack::Conntrack;
-use kernel::nftables::{self, Nftables};
 
+use crate::backend::{self, Backend, Error, Hairpin};
 use crate::model::{Facts, Name, Service, Slice};
-use crate::nftables::{Chains, Family, TABLE, transaction, whole};
-use crate::plan::{Plan, plan, settle};
+use crate::plan::{HealthCheck, Plan, plan, settle};
 use crate::stale;
 
 /// A change that a watch told of.
@@ -38,28 +37,29 @@ pub struct Proxier {
     slices: HashMap<Name, BTreeMap<Box<str>, Slice>>,
     /// What the kernel holds.
     plans: BTreeMap<Name, Plan>,
-    /// How many Services have an endpoint on this node by that address.
-    local: BTreeMap<IpAddr, usize>,
-    chains: Chains,
+    /// How many Services need a hairpin for that endpoint.
+    hairpin: BTreeMap<IpAddr, usize>,
+    /// Of those that have one.
+    health_checks: BTreeMap<Name, HealthCheck>,
     dirty: HashSet<Name>,
     /// Whether the kernel holds what `plans` says.
     known: bool,
-    nft: Box<dyn Nftables>,
+    backend: Box<dyn Backend>,
     conntrack: Option<Box<dyn Conntrack>>,
 }
 
 impl Proxier {
-    pub fn new(facts: Facts, nft: Box<dyn Nftables>, conntrack: Option<Box<dyn Conntrack>>) -> Self {
+    pub fn new(facts: Facts, backend: Box<dyn Backend>, conntrack: Option<Box<dyn Conntrack>>) -> Self {
         Self {
             facts,
             services: HashMap::new(),
             slices: HashMap::new(),
             plans: BTreeMap::new(),
-            local: BTreeMap::new(),
-            chains: Chains::new(),
+            hairpin: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
             dirty: HashSet::new(),
             known: false,
-            nft,
+            backend,
             conntrack,
         }
     }
@@ -95,7 +95,7 @@ impl Proxier {
             }
             Change::Resync => {
                 // A table that somebody flushed is written again; one that stands is left alone.
-                self.known &= self.families().iter().all(|f| self.stands(*f));
+                self.known &= self.backend.stands(&self.facts);
                 return !self.known;
             }
         };
@@ -105,21 +105,11 @@ impl Proxier {
         changed
     }
 
-    fn stands(&self, family: Family) -> bool {
-        self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok()
-    }
-
-    /// IPv4 always, IPv6 where the node has an address of it.
-    fn families(&self) -> Vec<Family> {
-        let six = self.facts.node_ips.iter().any(IpAddr::is_ipv6) || self.facts.pod_cidrs.iter().any(|c| c.is_ipv6());
-        if six { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
-    }
-
     /// Brings the kernel to the model.
     ///
     /// # Errors
-    /// nft's; the next call then writes everything.
-    pub fn sync(&mut self) -> Result<Step, nftables::Error> {
+    /// The kernel's; the next call then writes everything.
+    pub fn sync(&mut self) -> Result<Step, Error> {
         let known = std::mem::replace(&mut self.known, false);
         let step = if known { self.partial()? } else { self.full()? };
         self.known = true;
@@ -136,14 +126,14 @@ impl Proxier {
         Some(new)
     }
 
-    fn full(&mut self) -> Result<Step, nftables::Error> {
+    fn full(&mut self) -> Result<Step, Error> {
         let plans: BTreeMap<Name, Plan> =
             self.services.keys().filter_map(|name| Some((name.clone(), self.plan_of(name)?))).collect();
-        let mut local = BTreeMap::new();
-        plans.values().flat_map(|plan| &plan.local).for_each(|ip| *local.entry(*ip).or_insert(0) += 1);
-        let (script, chains) = whole(&self.facts, &self.families(), plans.values(), &local.keys().copied().collect());
-        self.nft.apply(&script)?;
-        (self.plans, self.local, self.chains) = (plans, local, chains);
+        let mut hairpin = BTreeMap::new();
+        plans.values().flat_map(|plan| &plan.hairpin).for_each(|ip| *hairpin.entry(*ip).or_insert(0) += 1);
+        self.backend.replace(&self.facts, &plans, &hairpin.keys().copied().collect())?;
+        self.health_checks = plans.iter().filter_map(|(name, plan)| Some((name.clone(), plan.health?))).collect();
+        (self.plans, self.hairpin) = (plans, hairpin);
         self.dirty.clear();
         self.dirty.shrink_to_fit();
         let all: Vec<&Plan> = self.plans.values().collect();
@@ -151,30 +141,29 @@ impl Proxier {
         Ok(Step::Full { services: self.plans.len() })
     }
 
-    fn partial(&mut self) -> Result<Step, nftables::Error> {
+    fn partial(&mut self) -> Result<Step, Error> {
         let new: Vec<(Name, Option<Plan>)> =
             std::mem::take(&mut self.dirty).into_iter().map(|name| (name.clone(), self.plan_of(&name))).collect();
-        let changes: Vec<(Option<&Plan>, Option<&Plan>)> = new
+        let changes: Vec<backend::Change<'_>> = new
             .iter()
-            .map(|(name, after)| (self.plans.get(name), after.as_ref()))
-            .filter(|(before, after)| before != after)
+            .map(|(name, after)| backend::Change { name, before: self.plans.get(name), after: after.as_ref() })
+            .filter(|change| change.before != change.after)
             .collect();
         if changes.is_empty() {
             return Ok(Step::Nothing);
         }
-        let (local, (gone, come)) = count_local(&self.local, &changes);
-        let families = self.families();
-        let script = transaction(&changes, (&gone, &come), (&self.facts, &families), &mut self.chains);
-        if !script.is_empty() {
-            self.nft.apply(&script)?;
-        }
-        let (before, after): (Vec<_>, Vec<_>) = changes.iter().copied().unzip();
-        let (before, after): (Vec<&Plan>, Vec<&Plan>) =
-            (before.into_iter().flatten().collect(), after.into_iter().flatten().collect());
+        let (counts, hairpin) = count_hairpin(&self.hairpin, &changes);
+        self.backend.change(&self.facts, &changes, &hairpin)?;
+        let before: Vec<&Plan> = changes.iter().filter_map(|change| change.before).collect();
+        let after: Vec<&Plan> = changes.iter().filter_map(|change| change.after).collect();
         forget(&mut self.conntrack, &after, &before, &self.facts);
         let services = changes.len();
-        self.local = local;
+        self.hairpin = counts;
         for (name, plan) in new {
+            match plan.as_ref().and_then(|plan| plan.health) {
+                Some(health) => drop(self.health_checks.insert(name.clone(), health)),
+                None => drop(self.health_checks.remove(&name)),
+            }
             match plan {
                 Some(plan) => drop(self.plans.insert(name, plan)),
                 None => drop(self.plans.remove(&name)),
@@ -183,19 +172,21 @@ impl Proxier {
         Ok(Step::Partial { services })
     }
 
-    pub fn sizes(&self) -> (usize, usize) {
-        (self.services.len(), self.slices.len())
+    /// What health check node ports are to tell, as of the last sync.
+    pub fn health_checks(&self) -> &BTreeMap<Name, HealthCheck> {
+        &self.health_checks
     }
 }
 
-type Counted = (BTreeMap<IpAddr, usize>, (BTreeSet<IpAddr>, BTreeSet<IpAddr>));
-
 /// The counts after the changes, and which addresses are gone and new with them.
-fn count_local(counts: &BTreeMap<IpAddr, usize>, changes: &[(Option<&Plan>, Option<&Plan>)]) -> Counted {
+fn count_hairpin(
+    counts: &BTreeMap<IpAddr, usize>,
+    changes: &[backend::Change<'_>],
+) -> (BTreeMap<IpAddr, usize>, Hairpin) {
     let mut touched: BTreeMap<IpAddr, isize> = BTreeMap::new();
-    for (before, after) in changes {
-        before.iter().flat_map(|plan| &plan.local).for_each(|ip| *touched.entry(*ip).or_default() -= 1);
-        after.iter().flat_map(|plan| &plan.local).for_each(|ip| *touched.entry(*ip).or_default() += 1);
+    for backend::Change { before, after, .. } in changes {
+        before.iter().flat_map(|plan| &plan.hairpin).for_each(|ip| *touched.entry(*ip).or_default() -= 1);
+        after.iter().flat_map(|plan| &plan.hairpin).for_each(|ip| *touched.entry(*ip).or_default() += 1);
     }
     let mut counts = counts.clone();
     let (mut gone, mut come) = (BTreeSet::new(), BTreeSet::new());
@@ -214,7 +205,7 @@ fn count_local(counts: &BTreeMap<IpAddr, usize>, changes: &[(Option<&Plan>, Opti
             counts.insert(ip, after)
         };
     }
-    (counts, (gone, come))
+    (counts, Hairpin { gone, come })
 }
 
 /// UDP has no end that the kernel sees: flows to what is no endpoint any more are ended here.
@@ -239,10 +230,11 @@ fn forget(conntrack: &mut Option<Box<dyn Conntrack>>, now: &[&Plan], before: &[&
 mod tests {
     use std::sync::Arc;
 
-    use kernel::nftables::Fake;
+    use kernel::nftables::{self, Fake, Nftables};
 
     use super::*;
     use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
+    use crate::nftables::Tables;
 
     /// A fake that the test keeps a hand on.
     struct Shared(Arc<Fake>);
@@ -281,7 +273,7 @@ mod tests {
     #[test]
     fn a_change_costs_that_change() {
         let fake = Arc::new(Fake::default());
-        let mut proxier = Proxier::new(Facts::default(), Box::new(Shared(fake.clone())), None);
+        let mut proxier = Proxier::new(Facts::default(), Box::new(Tables::new(Box::new(Shared(fake.clone())))), None);
         for (name, ip) in [("a/one", "10.96.0.1"), ("a/two", "10.96.0.2")] {
             proxier.note(Change::Service(name.into(), Some(service(ip))));
         }
@@ -315,7 +307,7 @@ mod tests {
     #[test]
     fn a_refused_step_is_followed_by_a_whole_one() {
         let fake = Arc::new(Fake::default());
-        let mut proxier = Proxier::new(Facts::default(), Box::new(Shared(fake.clone())), None);
+        let mut proxier = Proxier::new(Facts::default(), Box::new(Tables::new(Box::new(Shared(fake.clone())))), None);
         proxier.sync().unwrap();
         proxier.note(Change::Service("a/one".into(), Some(service("10.96.0.1"))));
         fake.refuse.lock().unwrap().push("busy".into());

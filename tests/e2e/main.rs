@@ -13,8 +13,12 @@ mod guest;
 mod layers;
 mod nodes;
 mod objects;
+mod policies;
+mod proxy;
 mod registry;
+mod routes;
 mod services;
+mod several_nodes;
 mod soak;
 mod streams;
 mod upstream;
@@ -36,6 +40,7 @@ const SHARED: &[(&str, Story)] = &[
     ("objects-delete", objects::delete),
     ("objects-explain", objects::explain),
     ("objects-tokens", objects::tokens),
+    ("objects-network-policy", objects::network_policy),
     ("objects-bad-input", objects::bad_input),
     ("workloads-rollout", workloads::rollout),
     ("workloads-scale", workloads::scale),
@@ -61,6 +66,7 @@ const SHARED: &[(&str, Story)] = &[
     ("services-udp", services::udp),
     ("services-proxy-restart", services::proxy_restart),
     ("services-host-port", services::host_port),
+    ("policies-trace", policies::trace_says_why),
     ("nodes-schedule", nodes::schedule),
     ("nodes-taint", nodes::taint),
     ("nodes-drain", nodes::drain),
@@ -69,6 +75,23 @@ const SHARED: &[(&str, Story)] = &[
     ("registry-pull", registry::pull),
     ("registry-private", registry::private),
     ("registry-load", registry::load),
+];
+
+/// The same on a cluster of three nodes, in this order.
+const SEVERAL: &[(&str, Story)] = &[
+    ("several-ready", several_nodes::ready),
+    ("several-reach", several_nodes::reach),
+    ("several-streams", several_nodes::streams),
+    ("several-policies", policies::trace_says_why),
+    ("several-images", several_nodes::images),
+    ("several-drain", several_nodes::drain),
+    ("several-agent-killed", several_nodes::agent_killed),
+    ("routes-modes", routes::modes),
+    ("routes-killed", routes::killed),
+    ("routes-repaired", routes::repaired),
+    ("routes-bad-config", routes::bad_config),
+    ("several-reboot", several_nodes::reboot),
+    ("several-power-cut", several_nodes::power_cut),
 ];
 
 /// Cases that make clusters of their own, or none.
@@ -82,6 +105,7 @@ const ALONE: &[(&str, fn())] = &[
     ("cluster-resume", cluster::power_cut),
     ("registry-config", registry::by_configuration),
     ("cluster-snapshot", objects::snapshot),
+    ("cluster-racks", several_nodes::racks),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
     ("critest-debian", critest::on_debian),
@@ -89,26 +113,44 @@ const ALONE: &[(&str, fn())] = &[
     ("upstream-node", upstream::node),
     ("upstream-cri", upstream::cri),
     ("cri-cgroup2", guest::cri_cgroup2),
+    ("proxy-nftables", proxy::nftables),
+    ("proxy-iptables-nft", proxy::iptables_nft),
+    ("proxy-iptables-legacy", proxy::iptables_legacy),
+    ("proxy-ipvs", proxy::ipvs),
 ];
 
 fn main() -> ExitCode {
     if guest::is_here() {
         return guest::inside();
     }
+    if proxy::is_guest() {
+        return proxy::inside();
+    }
     let alone: Vec<Case<'_>> = ALONE.iter().map(|(name, story)| Case::new(name, story)).collect();
     let mut failed = run(&alone);
-    if SHARED.iter().any(|(name, _)| is_selected(name)) {
-        let shared = Cluster::shared("e2e", &[]);
-        let cluster = &shared;
-        let on_cluster = |story: &Story, name: &str| story(&cluster.namespace(name));
-        let cases: Vec<Case<'_>> =
-            SHARED.iter().map(|(name, story)| Case::new(name, move || on_cluster(story, name))).collect();
-        failed.extend(run(&cases));
-        if !failed.is_empty() && std::env::var_os("BOSUN_KEEP").is_some() {
-            println!("BOSUN_KEEP: cluster {} stays", cluster.name);
-            drop(cases);
-            std::mem::forget(shared);
-        }
-    }
+    failed.extend(on_one_cluster(SHARED, || Cluster::shared("e2e", &[])));
+    failed.extend(on_one_cluster(SEVERAL, || Cluster::up("several", several_nodes::FLAGS)));
     verdict(&failed)
+}
+
+/// Runs those of the cases that are selected on one cluster; the names of those that failed.
+fn on_one_cluster(cases: &[(&str, Story)], make: fn() -> Cluster) -> Vec<String> {
+    if !cases.iter().any(|(name, _)| is_selected(name)) {
+        return Vec::new();
+    }
+    let cluster = make();
+    let cases: Vec<Case<'_>> = cases
+        .iter()
+        .map(|(name, story)| {
+            let cluster = &cluster;
+            Case::new(name, move || story(&cluster.namespace(name)))
+        })
+        .collect();
+    let failed = run(&cases);
+    drop(cases);
+    if !failed.is_empty() && std::env::var_os("BOSUN_KEEP").is_some() {
+        println!("BOSUN_KEEP: cluster {} stays", cluster.name);
+        std::mem::forget(cluster);
+    }
+    failed
 }

@@ -152,6 +152,33 @@ pub fn explain(kubectl: &Kubectl<'_>) {
     assert!(kubectl.run(&["version"]).contains("Server Version: v1.37"));
 }
 
+pub fn network_policy(kubectl: &Kubectl<'_>) {
+    let policy = |to: &str| {
+        format!(
+            "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: web}}
+spec:
+  podSelector: {{matchLabels: {{app: web}}}}
+  ingress: [{{from: [{{namespaceSelector: {{}}}}], ports: [{{port: 80}}]}}]
+  egress: [{{to: [{{ipBlock: {to}}}]}}]
+"
+        )
+    };
+    kubectl.apply(&policy("{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}"));
+    let table = kubectl.run(&["get", "netpol"]);
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.next().unwrap(), ["NAME", "POD-SELECTOR", "AGE"]);
+    assert_eq!(lines.next().unwrap()[..2], ["web", "app=web"]);
+    assert_eq!(kubectl.field("netpol/web", "{.spec.policyTypes}"), r#"["Ingress","Egress"]"#);
+    assert_eq!(kubectl.field("netpol/web", "{.spec.ingress[0].ports[0].protocol}"), "TCP");
+    let said = kubectl.with_input(&["apply", "-f", "-"], &policy("{cidr: 10.0.0.1/8}")).unwrap_err();
+    assert!(said.contains("spec.egress[0].to[0].ipBlock.cidr: Invalid value: \"10.0.0.1/8\": must not have"), "{said}");
+    let described = kubectl.run(&["describe", "netpol", "web"]);
+    assert!(described.contains("To Port: 80/TCP") && described.contains("Except: 10.1.0.0/16"), "{described}");
+}
+
 /// The objects as they were, while everything runs on.
 pub fn snapshot() {
     let cluster = Cluster::up("snapshot", &[]);

@@ -98,15 +98,21 @@ pub fn copy(kubectl: &Kubectl<'_>) {
 
 pub fn port_forward(kubectl: &Kubectl<'_>) {
     kubectl.pod("listener", &[]);
+    forward(kubectl, "listener");
+}
+
+/// Three requests through one `kubectl port-forward` to a pod.
+pub fn forward(kubectl: &Kubectl<'_>, pod: &str) {
     let file = kubectl.cluster.folder.path().join("forwarded");
-    let _forward = kubectl.spawn(&["port-forward", "pod/listener", ":8080"], &file);
+    let _forward = kubectl.spawn(&["port-forward", &format!("pod/{pod}"), ":8080"], &file);
     let port: u16 = eventually("a local port", Duration::from_secs(10), || {
         let text = fs::read_to_string(&file).unwrap();
         text.split("127.0.0.1:").nth(1)?.split(' ').next()?.parse().ok()
     });
     for round in 0..3 {
         let answer = kubectl.cluster.curl(&format!("http://127.0.0.1:{port}/round{round}"));
-        assert!(answer.contains("\"pod\":\"listener\"") && answer.contains(&format!("/round{round}")), "{answer}");
+        let wanted = [format!("\"pod\":\"{pod}\""), format!("/round{round}")];
+        assert!(wanted.iter().all(|part| answer.contains(part)), "{answer}");
     }
 }
 

@@ -153,27 +153,37 @@ impl Cluster {
         }
     }
 
-    /// PID 1 of the node, as the host numbers it.
+    /// All nodes of a cluster of ours, the one with the control plane first.
+    pub fn nodes(&self) -> Vec<Node> {
+        let state = fs::read(self.state().join("cluster.json")).expect("a state file");
+        let state: Value = serde_json::from_slice(&state).expect("the state is JSON");
+        let text = |node: &Value, field: &str| node[field].as_str().expect("a node has name and address").to_owned();
+        let nodes = state["nodes"].as_array().expect("the cluster has nodes").iter();
+        nodes.map(|node| Node { name: text(node, "name"), address: text(node, "address") }).collect()
+    }
+
+    /// PID 1 of the first node, as the host numbers it.
     pub fn init(&self) -> u32 {
-        if let Kind::Upstream { state, .. } = &self.kind {
-            let outer = fs::read_to_string(state.join("pid")).expect("hack/upstream wrote its number");
-            let outer = outer.trim();
-            let inner = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("the node runs");
-            return inner.trim().parse().expect("unshare has one child");
-        }
-        let file = self.state().join("nodes").join(self.node()).join("init.json");
+        let Kind::Upstream { state, .. } = &self.kind else { return self.init_of(&self.node()) };
+        let outer = fs::read_to_string(state.join("pid")).expect("hack/upstream wrote its number");
+        let outer = outer.trim();
+        let inner = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("the node runs");
+        inner.trim().parse().expect("unshare has one child")
+    }
+
+    /// PID 1 of a node of ours.
+    pub fn init_of(&self, node: &str) -> u32 {
+        let file = self.state().join("nodes").join(node).join("init.json");
         let init: Value = serde_json::from_slice(&fs::read(file).expect("the node has a PID 1")).expect("it is JSON");
         init["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("it has a number")
     }
 
-    /// The node's address on the host's side.
+    /// The first node's address on the host's side.
     pub fn address(&self) -> String {
-        if let Kind::Upstream { .. } = self.kind {
-            return "172.30.0.1".into();
+        match self.kind {
+            Kind::Upstream { .. } => "172.30.0.1".into(),
+            _ => self.nodes().swap_remove(0).address,
         }
-        let state: Value = serde_json::from_slice(&fs::read(self.state().join("cluster.json")).expect("a state file"))
-            .expect("the state is JSON");
-        state["nodes"][0]["address"].as_str().expect("the node has an address").to_owned()
     }
 
     /// A program where a user of the cluster is: on the host, or beside an upstream control plane.
@@ -205,10 +215,14 @@ impl Cluster {
         text(&output.stderr)
     }
 
-    /// Runs a program inside the node.
+    /// Runs a program inside the first node.
     pub fn inside(&self, words: &[&str]) -> Output {
-        let pid = self.init().to_string();
-        output("nsenter", &[&["-t", &pid, "-m", "-n", "-p", "-u", "--"], words].concat())
+        inside(self.init(), words)
+    }
+
+    /// Runs a program inside a node of ours.
+    pub fn inside_of(&self, node: &str, words: &[&str]) -> Output {
+        inside(self.init_of(node), words)
     }
 
     /// kubectl in a namespace of its own, which is made.
@@ -223,6 +237,18 @@ impl Cluster {
         });
         kubectl
     }
+}
+
+fn inside(init: u32, words: &[&str]) -> Output {
+    output("nsenter", &[&["-t", &init.to_string(), "-m", "-n", "-p", "-u", "--"], words].concat())
+}
+
+/// A node of a cluster of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    /// Its address on the host's side.
+    pub address: String,
 }
 
 impl Drop for Cluster {

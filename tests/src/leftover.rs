@@ -50,10 +50,10 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
     );
     same("the shim of pod", &shims.iter().cloned().map(pod_of).collect(), &uids);
     same("the reservation of address", &node.reservations(), &addresses);
-    same("rules of sandbox", &node.owners_of_rules(), &ids(&sandboxes));
+    same("rules of sandbox", &node.owners_of_rules().difference(&ids(&sandboxes)).cloned().collect(), &Names::new());
     for (what, count) in [
         ("namespaces", node.namespaces().len()),
-        ("pairs", node.lines(&["ip", "-o", "link", "show", "master", "cni0"]).len()),
+        ("pairs", node.pairs()),
         ("shims", shims.len()),
         // Each has a loopback too, in a network of its own.
         ("CNI results", entries(&node.path("var/lib/cni/results")).iter().filter(|n| n.starts_with("bosun-")).count()),
@@ -68,7 +68,7 @@ pub fn on_node(kubectl: &Kubectl<'_>) -> Vec<String> {
         }
     }
     wrong.extend(node.dangling_log_links());
-    wrong.extend(node.foreign_endpoints(&addresses));
+    wrong.extend(node.foreign_addresses(&addresses));
     wrong
 }
 
@@ -201,6 +201,11 @@ impl<'a> Node<'a> {
         entries(&self.path(SANDBOXES)).into_iter().filter(pinned).collect()
     }
 
+    /// The node's ends of pods' links: their alias is `CONTAINER/INTERFACE@NETWORK`.
+    fn pairs(&self) -> usize {
+        self.lines(&["ip", "-o", "link"]).iter().filter(|line| line.contains("@bosun")).count()
+    }
+
     fn reservations(&self) -> Names {
         let files = entries(&self.path("var/lib/cni/networks/bosun"));
         files.into_iter().filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
@@ -217,13 +222,13 @@ impl<'a> Node<'a> {
             .collect()
     }
 
-    /// Pod addresses in the proxy's tables that no pod has.
-    fn foreign_endpoints(&self, addresses: &Names) -> Vec<String> {
-        let rules = text(&self.cluster.inside(&["nft", "list", "table", "ip", "bosun-proxy"]).stdout);
+    /// Pod addresses in rules, of services and of policies, that no pod has.
+    fn foreign_addresses(&self, addresses: &Names) -> Vec<String> {
+        let rules = text(&self.cluster.inside(&["nft", "list", "ruleset"]).stdout);
         let words = rules.split(|c: char| !c.is_ascii_digit() && c != '.');
         let pods = words.filter(|word| word.starts_with("10.244.") && !word.ends_with(".0") && !word.ends_with(".1"));
         let foreign: Names = pods.filter(|word| !addresses.contains(*word)).map(str::to_owned).collect();
-        foreign.into_iter().map(|word| format!("the proxy sends to {word}, which no pod has")).collect()
+        foreign.into_iter().map(|word| format!("a rule names {word}, which no pod has")).collect()
     }
 
     /// The container or sandbox that each shim was started for.

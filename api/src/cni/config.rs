@@ -211,9 +211,13 @@ pub struct PortMapping {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Bandwidth {
+    #[serde(alias = "IngressRate")]
     pub ingress_rate: u64,
+    #[serde(alias = "IngressBurst")]
     pub ingress_burst: u64,
+    #[serde(alias = "EgressRate")]
     pub egress_rate: u64,
+    #[serde(alias = "EgressBurst")]
     pub egress_burst: u64,
 }
 

@@ -466,8 +466,22 @@ impl Session {
             Reason::Received(notification) => notification.kind() != COLLISION,
             _ => connection.state < State::Established,
         };
+        let refused = matches!(&reason, Reason::Received(notification) if notification.kind() == REJECTED);
         self.end(side, None, reason, graceful, out);
-        self.resume(erred, out);
+        match refused {
+            true => self.listen(out),
+            false => self.resume(erred, out),
+        }
+    }
+
+    /// The peer waits after an error and will connect when it has done. Were this side to wait in its turn, refusing the
+    /// peer then, the two might never meet.
+    fn listen(&mut self, out: &mut Vec<Output>) {
+        if self.connections.iter().any(Option::is_some) || self.waiting == State::Idle {
+            return;
+        }
+        self.waiting = State::Active;
+        out.push(Output::Start(Timer::ConnectRetry, self.settings.connect_retry));
     }
 
     /// Forgets a connection and says so.

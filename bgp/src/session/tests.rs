@@ -155,6 +155,19 @@ fn errors_wait_longer_each_time_and_a_session_begins_anew() {
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 32]);
 }
 
+/// Both have lost a session by an error, and each connects while the other still waits.
+#[test]
+fn two_that_wait_after_errors_meet() {
+    let mut session = session();
+    session.handle(Input::Start);
+    session.handle(Input::Connected(Outgoing));
+    let refused = Message::Notification(Notification::new(REJECTED));
+    let outputs = session.handle(Input::Received(Outgoing, says(refused)));
+    assert!(outputs.contains(&Output::Start(Timer::ConnectRetry, Duration::from_secs(5))), "{outputs:?}");
+    assert_eq!(session.state(), State::Active);
+    assert!(session.handle(Input::Connected(Incoming)).contains(&Output::Accept(Incoming)), "the peer has done waiting");
+}
+
 #[test]
 fn the_hold_timer() {
     let mut session = established();

@@ -3,10 +3,12 @@
 mod lock;
 mod paths;
 mod state;
+mod topology;
 
 pub use lock::Lock;
 pub use paths::{Paths, ROOT};
-pub use state::{Cluster, Cri, Node, Settings, all, network};
+pub use state::{Cluster, Cri, Node, Settings, all};
+pub use topology::{MOST_NODES, MOST_RACKS, Rack, check as check_size, network};
 
 /// The name of a cluster where none is given.
 pub const DEFAULT_NAME: &str = "dev";

@@ -39,6 +39,11 @@ impl Paths {
         self.root.join("underlay")
     }
 
+    /// The folder of the bind mounts that keep the racks' network namespaces, each by its number.
+    pub fn racks(&self) -> PathBuf {
+        self.root.join("racks")
+    }
+
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
     }

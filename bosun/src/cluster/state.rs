@@ -6,10 +6,9 @@ use std::{fmt, fs, io};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
-use super::{Paths, ROOT};
+use super::{Paths, ROOT, topology};
 
 /// The version of the state file that this bosun writes and reads.
 const VERSION: u32 = 1;
@@ -56,6 +55,16 @@ pub struct Settings {
     pub registry_config: Option<PathBuf>,
     pub cri: Cri,
     pub egress: bool,
+    // A bosun that knew one node alone wrote neither.
+    #[serde(default = "one")]
+    pub nodes: u8,
+    /// How many racks the nodes are behind; none is one LAN.
+    #[serde(default)]
+    pub racks: u8,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// A node of the cluster.
@@ -64,14 +73,15 @@ pub struct Settings {
 pub struct Node {
     pub name: String,
     pub address: Ipv4Addr,
+    /// The number of its rack, where the cluster has racks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rack: Option<u8>,
 }
 
 impl Cluster {
-    /// A cluster of one node.
     pub fn new(name: &str, number: u8, settings: Settings) -> Self {
-        let node = Node { name: format!("{name}-1"), address: host_of(number, 2) };
-        let (name, nodes) = (name.to_owned(), vec![node]);
-        Self { version: VERSION, name, number, settings, nodes, ip_forward_before: None }
+        let nodes = topology::nodes(number, name, &settings);
+        Self { version: VERSION, name: name.to_owned(), number, settings, nodes, ip_forward_before: None }
     }
 
     pub fn paths(&self) -> Paths {
@@ -88,23 +98,9 @@ impl Cluster {
         format!("bosun{}", self.number)
     }
 
-    pub fn host_address(&self) -> Ipv4Addr {
-        host_of(self.number, 1)
-    }
-
-    /// Where nodes send what is not theirs: nobody, so that a node can reach service addresses (the kernel routes
-    /// before it translates) and nothing else; or the host.
-    pub fn gateway(&self) -> Ipv4Addr {
-        if self.settings.egress { self.host_address() } else { host_of(self.number, 254) }
-    }
-
-    pub fn network(&self) -> Ipv4Network {
-        network(self.number)
-    }
-
     /// Where clients find the API server: on the first node.
     pub fn server(&self) -> String {
-        let address = self.nodes.first().map_or(host_of(self.number, 2), |node| node.address);
+        let address = self.nodes.first().map_or(self.host_address(), |node| node.address);
         format!("https://{address}:6443")
     }
 
@@ -145,15 +141,6 @@ fn parse(text: &str) -> anyhow::Result<Cluster> {
     Ok(serde_json::from_str(text)?)
 }
 
-/// The underlay network of a cluster.
-pub fn network(number: u8) -> Ipv4Network {
-    Ipv4Network::new(Ipv4Addr::new(172, 30, number, 0), 24).expect("24 is a prefix length")
-}
-
-fn host_of(number: u8, host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(172, 30, number, host)
-}
-
 /// The clusters of this machine, by name. One whose file cannot be read is an error: nothing could be decided.
 ///
 /// # Errors
@@ -182,11 +169,15 @@ mod tests {
 
     #[test]
     fn a_newer_file_is_refused_and_an_equal_one_read_back() {
-        let settings = Settings { kubeconfig: "/k".into(), registry_config: None, cri: Cri::Containerd, egress: false };
+        let kubeconfig = "/k".into();
+        let settings =
+            Settings { kubeconfig, registry_config: None, cri: Cri::Containerd, egress: false, nodes: 3, racks: 2 };
         let cluster = Cluster::new("dev", 3, settings);
         let text = serde_json::to_string(&cluster).unwrap();
         assert_eq!(parse(&text).unwrap(), cluster);
-        assert_eq!(cluster.gateway(), Ipv4Addr::new(172, 30, 3, 254));
+        assert_eq!(cluster.server(), "https://172.30.3.34:6443");
+        let older = text.replacen(",\"nodes\":3,\"racks\":2}", "}", 1);
+        assert_eq!(parse(&older).unwrap().settings.nodes, 1);
         let newer = text.replacen("\"version\":1", "\"version\":2,\"more\":[]", 1);
         assert!(parse(&newer).unwrap_err().to_string().starts_with("it has version 2"));
     }

@@ -39,12 +39,9 @@ fn without_loopback(text: &str) -> String {
 /// # Errors
 /// Where a file cannot be written.
 pub fn write(cluster: &Cluster, node: &Node, resolv_conf: &str) -> anyhow::Result<()> {
-    let position = cluster.nodes.iter().position(|other| other.name == node.name).unwrap_or_default();
     put(&file("resolv.conf"), resolv_conf)?;
     put(&file("kubelet.yaml"), &lifecycle::kubeconfig::to_yaml(&kubelet(cluster, node)))?;
-    put(&file("proxy.yaml"), &lifecycle::kubeconfig::to_yaml(&proxy(cluster, node)))?;
-    let network = serde_json::to_string_pretty(&pod_network(position))?;
-    put(Path::new("/etc/cni/net.d/10-bosun.conflist"), &network)
+    put(&file("proxy.yaml"), &lifecycle::kubeconfig::to_yaml(&proxy(cluster, node)))
 }
 
 fn put(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -96,29 +93,6 @@ fn proxy(cluster: &Cluster, node: &Node) -> serde_json::Value {
         "conntrack": { "maxPerCore": 0 },
         "hostnameOverride": node.name,
         "mode": "nftables",
-    })
-}
-
-/// The pod network's CNI configuration list. The node at `position` has 10.244.POSITION.0/24.
-fn pod_network(position: usize) -> serde_json::Value {
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "bosun",
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": true,
-                "ipMasq": true,
-                "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{ "subnet": format!("10.244.{position}.0/24") }]],
-                    "routes": [{ "dst": "0.0.0.0/0" }],
-                },
-            },
-            { "type": "portmap", "capabilities": { "portMappings": true } },
-        ],
     })
 }
 

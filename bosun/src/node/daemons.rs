@@ -38,8 +38,7 @@ pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<
         let bosun = bosun.clone();
         move || {
             let mut command = Command::new(&bosun);
-            // Two arenas instead of one for each thread: the daemons wait more than they allocate.
-            command.args(&words).env("MALLOC_ARENA_MAX", "2");
+            command.args(&words);
             Ok(command)
         }
     };
@@ -52,14 +51,22 @@ pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<
             let relay = Rc::clone(&proxied);
             move || Ok(containerd_command(&relay))
         }),
-        program("control-plane", 1, None, ours(control_plane(&paths, node))),
         Program {
             spec: Spec { name: IMAGES, once: true, after: None, phase: 2 },
             command: Box::new(ours(words(&["node-images"]))),
         },
-        program("agent", 2, Some(IMAGES), ours(agent(&paths, node))),
+        program("agent", 2, Some(IMAGES), ours(agent(cluster, node))),
+        program("net", 2, None, ours(net(&paths, node))),
         program("proxy", 2, None, ours(words(&["proxy", "--config", &file("proxy.yaml").to_string_lossy()]))),
     ];
+    // The first node holds it.
+    if cluster.nodes.first() == Some(node) {
+        programs.push(program("control-plane", 1, None, ours(control_plane(&paths, node))));
+        programs.push(Program {
+            spec: Spec { name: "pod-network", once: true, after: None, phase: 2 },
+            command: Box::new(ours(words(&["node-pod-network", "--cluster", &cluster.name]))),
+        });
+    }
     if cluster.settings.cri == Cri::Bosun {
         let command = ours(cri(cluster, node));
         programs.push(program("cri", 1, None, move || command().map(|command| behind(&proxied, command))));
@@ -161,12 +168,26 @@ fn control_plane(paths: &Paths, node: &Node) -> Vec<OsString> {
     ]
 }
 
-fn agent(paths: &Paths, node: &Node) -> Vec<OsString> {
-    vec![
+fn agent(cluster: &Cluster, node: &Node) -> Vec<OsString> {
+    let mut words = vec![
         "agent".into(),
         flag("config", file("kubelet.yaml")),
-        flag("kubeconfig", paths.node(&node.name).join("kubelet.conf")),
+        flag("kubeconfig", cluster.paths().node(&node.name).join("kubelet.conf")),
         flag("hostname-override", &node.name),
         flag("node-ip", node.address.to_string()),
+    ];
+    words.extend(cluster.rack_of(node).map(|rack| flag("node-labels", format!("{ZONE}={}", rack.zone()))));
+    words
+}
+
+/// The well-known label by which topology hints and node selectors tell racks apart.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+fn net(paths: &Paths, node: &Node) -> Vec<OsString> {
+    vec![
+        "net".into(),
+        flag("kubeconfig", paths.node(&node.name).join("net.conf")),
+        flag("hostname-override", &node.name),
+        flag("cni-conf-dir", "/etc/cni/net.d"),
     ]
 }

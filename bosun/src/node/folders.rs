@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -22,7 +21,6 @@ pub const MOUNTED: &[(&str, &str)] = &[
 ];
 /// Where the CNI plugins are.
 pub const PLUGINS: &str = "/opt/cni/bin";
-const PLUGIN_NAMES: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
 
 /// Folders that bosun made on the host so that something can be mounted on them, one a line.
 fn made_list() -> PathBuf {
@@ -76,24 +74,13 @@ pub fn release_mount_points() -> anyhow::Result<()> {
     fs::remove_file(made_list()).with_context(|| format!("remove {}", made_list().display()))
 }
 
-/// Puts `bosun-cni`, from beside this program, into the node under each plugin's name. A plugin that runs keeps its
-/// file: the new one takes its name.
+/// Puts `bosun-cni`, from beside this program, into the node under each plugin's name.
 ///
 /// # Errors
 /// Where it is not beside this program, or cannot be copied.
 pub fn install_plugins(node: &Path) -> anyhow::Result<()> {
     let source = std::env::current_exe()?.with_file_name("bosun-cni");
-    let folder = node.join("cni/bin");
-    let staged = folder.join(".bosun-cni");
-    fs::copy(&source, &staged).with_context(|| format!("copy {} to {}", source.display(), folder.display()))?;
-    fs::rename(&staged, folder.join("bosun-cni"))?;
-    for name in PLUGIN_NAMES {
-        match symlink("bosun-cni", folder.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("link {name} in {}", folder.display()));
-            }
-            _ => {}
-        }
-    }
+    let (source, folder) = (source.to_string_lossy(), node.join("cni/bin"));
+    kernel::process::run(&source, &["install", &folder.to_string_lossy()])?;
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod folders;
 pub mod images;
 mod log;
 mod mounts;
+pub mod pod_network;
 mod registries;
 mod shims;
 mod supervise;

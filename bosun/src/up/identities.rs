@@ -40,6 +40,7 @@ pub fn ensure(cluster: &Cluster) -> anyhow::Result<Value> {
         let user = format!("system:node:{}", node.name);
         writer.kubeconfig(&folder.join("kubelet.conf"), &Subject::client(&*user, Some("system:nodes")))?;
         writer.kubeconfig(&folder.join("proxy.conf"), &Subject::client("system:kube-proxy", None))?;
+        writer.kubeconfig(&folder.join("net.conf"), &Subject::client("system:bosun-net", None))?;
         let serving = Subject {
             group: Some("system:nodes".into()),
             usage: Usage::Server,

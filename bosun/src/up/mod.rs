@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let signals = Signals::block(&[Signal::SIGINT, Signal::SIGTERM])?;
     let lock = Lock::take()?;
     let clusters = all()?;
-    let running = clusters.iter().any(|cluster| cluster.name == options.name && node_runs(cluster));
+    let running = clusters.iter().any(|cluster| cluster.name == options.name && nodes_run(cluster));
     let found = Found { clusters, running, routes: network::host_routes()? };
     let plan = decide(&options.name, settings, &found).inspect_err(|_| forget_empty_root())?;
     let cluster = match plan {
@@ -60,7 +60,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     drop(lock);
     if !options.wait.is_zero() {
         wait::until_ready(&cluster, options.wait, &signals)?;
-        say(&format!("node {} is Ready", cluster.nodes[0].name));
+        match &cluster.nodes[..] {
+            [only] => say(&format!("node {} is Ready", only.name)),
+            all => say(&format!("all {} nodes are Ready", all.len())),
+        }
     }
     print!("{}", next_steps(&cluster));
     Ok(())
@@ -72,7 +75,7 @@ pub fn say(text: &str) {
 }
 
 /// Whether every node's PID 1 lives.
-pub fn node_runs(cluster: &Cluster) -> bool {
+pub fn nodes_run(cluster: &Cluster) -> bool {
     let paths = cluster.paths();
     cluster.nodes.iter().all(|node| node_process(&paths.init(&node.name)).is_some_and(|init| init.is_alive()))
 }
@@ -119,7 +122,7 @@ fn bring_up(mut cluster: Cluster, signals: &Signals) -> anyhow::Result<Cluster> 
     }
     fs::set_permissions(&paths.root, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     if cluster.settings.egress && cluster.ip_forward_before.is_none() {
-        cluster.ip_forward_before = Some(network::forwarding()?);
+        cluster.ip_forward_before = Some(network::egress::forwarding()?);
     }
     cluster.save()?;
     interrupted()?;
@@ -129,9 +132,9 @@ fn bring_up(mut cluster: Cluster, signals: &Signals) -> anyhow::Result<Cluster> 
     interrupted()?;
 
     say("connecting the nodes' network to the host");
-    network::ensure_underlay(&cluster)?;
+    network::ensure(&cluster)?;
     if cluster.settings.egress {
-        network::open_egress(&cluster)?;
+        network::egress::open(&cluster)?;
     }
     node::folders::ensure_mount_points()?;
     interrupted()?;

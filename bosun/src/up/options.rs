@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cluster::{Cri, DEFAULT_NAME, Settings, parse_name};
+use crate::cluster::{Cri, DEFAULT_NAME, MOST_NODES, MOST_RACKS, Settings, check_size, parse_name};
 
 #[derive(Args)]
 pub struct Options {
@@ -24,7 +24,13 @@ pub struct Options {
     /// Let pods reach what the host reaches, by rules on the host that `down` removes
     #[arg(long)]
     pub egress: bool,
-    /// How long to wait for the node to be Ready, as 90s or 2m; 0 does not wait
+    /// How many nodes the cluster has; the first holds the control plane
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_NODES)))]
+    pub nodes: u8,
+    /// Behind how many routers the nodes are, each with a subnet of its own; 0 is one LAN
+    #[arg(long, value_name = "R", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(MOST_RACKS)))]
+    pub racks: u8,
+    /// How long to wait for the nodes to be Ready, as 90s or 2m; 0 does not wait
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
     pub wait: Duration,
 }
@@ -33,15 +39,17 @@ impl Options {
     /// What the cluster shall be like; paths as they lead from anywhere.
     ///
     /// # Errors
-    /// Where HOME or the working folder is not known and needed.
+    /// Where HOME or the working folder is not known and needed, or there are too many nodes for the racks.
     pub fn settings(&self) -> anyhow::Result<Settings> {
+        check_size(self.nodes, self.racks)?;
         let absolute = |path: &Path| std::path::absolute(path);
         let kubeconfig = match &self.kubeconfig {
             Some(path) => absolute(path)?,
             None => crate::kubeconfig::default_path()?,
         };
         let registry_config = self.registry_config.as_deref().map(absolute).transpose()?;
-        Ok(Settings { kubeconfig, registry_config, cri: self.cri, egress: self.egress })
+        let Self { cri, egress, nodes, racks, .. } = *self;
+        Ok(Settings { kubeconfig, registry_config, cri, egress, nodes, racks })
     }
 }
 

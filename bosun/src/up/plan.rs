@@ -7,11 +7,11 @@ use crate::cluster::{Cluster, Settings, network};
 /// The decision.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// The cluster is there as asked, and its node runs.
+    /// The cluster is there as asked, and its nodes run.
     Nothing(Cluster),
     /// The cluster is there, and is not what was asked: each line names an argument.
     Differs(Vec<String>),
-    /// The cluster is written down as asked, and its node does not run.
+    /// The cluster is written down as asked, and not all of its nodes run.
     Resume(Cluster),
     Create(Cluster),
 }
@@ -19,7 +19,7 @@ pub enum Plan {
 /// What `up` finds on this machine.
 pub struct Found {
     pub clusters: Vec<Cluster>,
-    /// Whether the nodes of the cluster in question run.
+    /// Whether all nodes of the cluster in question run.
     pub running: bool,
     /// Networks that the host has routes to, the default route aside.
     pub routes: Vec<Ipv4Network>,
@@ -52,6 +52,8 @@ fn differences(is: &Settings, asked: &Settings) -> Vec<String> {
         ("--registry-config", folder(&is.registry_config), folder(&asked.registry_config)),
         ("--cri", is.cri.to_string(), asked.cri.to_string()),
         ("--egress", is.egress.to_string(), asked.egress.to_string()),
+        ("--nodes", is.nodes.to_string(), asked.nodes.to_string()),
+        ("--racks", is.racks.to_string(), asked.racks.to_string()),
     ];
     let differing = pairs.into_iter().filter(|(_, is, asked)| is != asked);
     differing.map(|(flag, is, asked)| format!("{flag} is {is}, asked was {asked}")).collect()
@@ -63,7 +65,8 @@ mod tests {
     use crate::cluster::Cri;
 
     fn settings(egress: bool) -> Settings {
-        Settings { kubeconfig: "/k".into(), registry_config: None, cri: Cri::Containerd, egress }
+        let kubeconfig = "/k".into();
+        Settings { kubeconfig, registry_config: None, cri: Cri::Containerd, egress, nodes: 1, racks: 0 }
     }
 
     fn found(clusters: Vec<Cluster>, running: bool, routes: &[&str]) -> Found {
@@ -86,6 +89,9 @@ mod tests {
         assert_eq!(decide("dev", settings(false), &running).unwrap(), Plan::Nothing(dev.clone()));
         let named = vec!["--egress is false, asked was true".to_owned()];
         assert_eq!(decide("dev", settings(true), &running).unwrap(), Plan::Differs(named));
+        let more = Settings { nodes: 3, racks: 2, ..settings(false) };
+        let named = ["--nodes is 1, asked was 3", "--racks is 0, asked was 2"].map(str::to_owned).to_vec();
+        assert_eq!(decide("dev", more, &running).unwrap(), Plan::Differs(named));
         let dead = found(vec![dev.clone()], false, own_route);
         assert_eq!(decide("dev", settings(false), &dead).unwrap(), Plan::Resume(dev));
     }

@@ -7,7 +7,7 @@ use kernel::process::Signals;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 
-use super::node_runs;
+use super::nodes_run;
 use crate::cluster::Cluster;
 
 /// Returns once every node is Ready. What it waits for is printed whenever it changes.
@@ -31,7 +31,7 @@ pub fn until_ready(cluster: &Cluster, patience: Duration, signals: &Signals) -> 
         }
         let logs = cluster.paths().root.join("logs");
         let hint = format!("the cluster stays as it is; its logs are in {}", logs.display());
-        anyhow::ensure!(node_runs(cluster), "the node's PID 1 ended: {hint}");
+        anyhow::ensure!(nodes_run(cluster), "the PID 1 of a node ended: {hint}");
         anyhow::ensure!(Instant::now() < deadline, "not Ready within {}s ({said}): {hint}", patience.as_secs());
         anyhow::ensure!(signals.next(Duration::from_millis(100)).is_none(), "interrupted: {hint}");
     }

@@ -1,13 +1,14 @@
 //! The veth pair, the bridge and their addresses.
 
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use api::cni::{Error, Ip, Route};
-use kernel::netlink::{self, Address, IpNetwork, Link, LinkChange, Network, VethEnd};
+use api::cni::{Error, Ip};
+use kernel::netlink::{Address, IpNetwork, Kernel, Link, LinkChange, Network, PortVlan, VethEnd};
 
 use super::config::Config;
+use crate::interface::{self, find};
 use crate::skel::Call;
+use crate::veth;
 
 /// One container on the bridge, as it shall be.
 pub struct Attachment<'a> {
@@ -16,8 +17,6 @@ pub struct Attachment<'a> {
     pub bridge: &'a Link,
     /// Name of the veth's end on the node.
     pub host: &'a str,
-    pub ips: &'a [Ip],
-    pub routes: &'a [Route],
 }
 
 impl Attachment<'_> {
@@ -27,64 +26,76 @@ impl Attachment<'_> {
         node: &mut dyn Network,
         pod: &mut dyn Network,
         netns: BorrowedFd<'_>,
-    ) -> netlink::Result<(Link, Link)> {
+    ) -> Result<(Link, Link), Error> {
         let near = VethEnd { name: self.host, mac: None, master: Some(self.bridge.index) };
         let far = VethEnd { name: &self.call.ifname, mac: self.config.mac, master: None };
-        node.add_veth(near, far, Some(netns), self.config.mtu)?;
-        let outer = expect(node, self.host)?;
-        let owner = self.call.owner();
-        let change = LinkChange { up: Some(true), alias: Some(&owner), ..LinkChange::default() };
-        node.change_link(outer.index, change)?;
+        node.add_veth(near, far, Some(netns), self.config.mtu).map_err(Error::internal)?;
+        let outer = find(node, self.host)?;
+        veth::own(node, self.call, outer.index, self.host)?;
         if self.config.hairpin {
-            node.set_hairpin(outer.index, true)?;
+            node.set_hairpin(outer.index, true).map_err(Error::internal)?;
         }
-        Ok((outer, expect(pod, &self.call.ifname)?))
-    }
-
-    /// Addresses before the start, so that the start announces them; routes after it, because they need it.
-    pub fn configure(&self, pod: &mut dyn Network, link: u32) -> netlink::Result<()> {
-        for ip in self.ips {
-            pod.add_address(Address { link, net: ip.address })?;
-        }
-        pod.change_link(link, LinkChange { up: Some(true), ..LinkChange::default() })?;
-        for route in self.routes {
-            let gateway = route.gw.or_else(|| self.gateway_for(route.dst));
-            let mut wanted = netlink::Route::new(route.dst, gateway, link);
-            (wanted.metric, wanted.mtu, wanted.advmss) = (route.priority, route.mtu, route.advmss);
-            wanted.table = route.table.unwrap_or(wanted.table);
-            wanted.scope = route.scope;
-            match pod.add_route(&wanted) {
-                Err(error) if !error.is_exists() => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A route without a gateway goes by the gateway of an address of its family.
-    fn gateway_for(&self, destination: IpNetwork) -> Option<IpAddr> {
-        self.ips.iter().find(|ip| ip.address.is_ipv4() == destination.is_ipv4()).and_then(|ip| ip.gateway)
+        Ok((outer, find(pod, &self.call.ifname)?))
     }
 }
 
-fn expect(network: &mut dyn Network, name: &str) -> netlink::Result<Link> {
-    let missing = || netlink::Error {
-        verb: "find",
-        object: format!("link {name}"),
-        source: std::io::Error::new(std::io::ErrorKind::NotFound, "it vanished after it was made"),
-    };
-    network.link(name)?.ok_or_else(missing)
+/// Puts the port into the networks that the configuration names.
+pub fn join_networks(node: &mut Kernel, port: u32, config: &Config) -> Result<(), Error> {
+    let trunk = config.trunk.as_deref().unwrap_or_default();
+    if config.vlan.is_none() && trunk.is_empty() {
+        return Ok(());
+    }
+    if !config.keep_default_vlan {
+        for vlan in node.port_vlans(port).map_err(Error::internal)? {
+            node.delete_port_vlan(port, vlan.id).map_err(Error::internal)?;
+        }
+    }
+    let native = config.vlan.unwrap_or(1);
+    let tagged = trunk.iter().filter(|id| **id != native).map(|id| PortVlan { id: *id, native: false });
+    for vlan in [PortVlan { id: native, native: true }].into_iter().chain(tagged) {
+        node.add_port_vlan(port, vlan).map_err(Error::internal)?;
+    }
+    Ok(())
 }
 
-/// The bridge, made and started where it is not there.
-pub fn ensure_bridge(node: &mut dyn Network, config: &Config) -> Result<Link, Error> {
+/// The node's own link in one network of the bridge, made where it is not there: a veth whose other end is a port.
+pub fn network_gateway(node: &mut Kernel, bridge: &Link, config: &Config, vlan: u16) -> Result<Link, Error> {
+    let name = format!("{}.{vlan}", bridge.name);
+    if let Some(link) = node.link(&name).map_err(Error::internal)? {
+        return Ok(link);
+    }
+    let port = format!("veth{}", veth::hash(&name));
+    let near = VethEnd { name: &port, mac: None, master: Some(bridge.index) };
+    match node.add_veth(near, VethEnd { name: &name, ..VethEnd::default() }, None, Some(bridge.mtu)) {
+        // Another ADD at the same moment.
+        Err(error) if error.is_exists() => return find(node, &name),
+        done => done.map_err(Error::internal)?,
+    }
+    let port = find(node, &port)?;
+    interface::parameters(&[(format!("net/ipv6/conf/{}/accept_ra", port.name), "0")])?;
+    let only = Config { vlan: Some(vlan), trunk: None, ..config.clone() };
+    join_networks(node, port.index, &only)?;
+    let link = find(node, &name)?;
+    for index in [port.index, link.index] {
+        interface::start(node, index).map_err(Error::internal)?;
+    }
+    Ok(link)
+}
+
+/// The bridge, made and started where it is not there; and whether it was made.
+pub fn ensure_bridge(node: &mut dyn Network, config: &Config) -> Result<(Link, bool), Error> {
     let name = &config.bridge;
+    let mut made = false;
     let mut found = node.link(name).map_err(Error::internal)?;
     if found.is_none() {
         match node.add_bridge(name, config.mtu) {
             // Another ADD at the same moment.
             Err(error) if error.is_exists() => {}
-            done => done.map_err(Error::internal)?,
+            done => {
+                done.map_err(Error::internal)?;
+                made = true;
+                interface::parameters(&[(format!("net/ipv6/conf/{name}/accept_ra"), "0")])?;
+            }
         }
         found = node.link(name).map_err(Error::internal)?;
     }
@@ -97,7 +108,7 @@ pub fn ensure_bridge(node: &mut dyn Network, config: &Config) -> Result<Link, Er
         let change = LinkChange { up: Some(true), promiscuous, ..LinkChange::default() };
         node.change_link(link.index, change).map_err(Error::internal)?;
     }
-    Ok(link)
+    Ok((link, made))
 }
 
 /// Gives the bridge the gateways' addresses.
@@ -144,51 +155,11 @@ fn add_gateway(node: &mut dyn Network, bridge: &Link, wanted: Address) -> Result
     node.change_link(bridge.index, LinkChange { mac, ..LinkChange::default() }).map_err(Error::internal)
 }
 
-/// Candidates for the name of an attachment's end on the node: a function of the attachment, so that DEL finds it
-/// without any record, and so that a crash between two steps leaves nothing unknown.
-fn names(call: &Call) -> impl Iterator<Item = String> + '_ {
-    (0..4).map(|salt: u32| {
-        let text = format!("{}\0{}\0{}\0{salt}", call.config.name, call.container_id, call.ifname);
-        // FNV-1a, 64 bits, folded.
-        let hash = text
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("veth{:08x}", (hash >> 32) as u32 ^ hash as u32)
-    })
-}
-
-/// A name that is free. What an ADD that was killed left under ours is removed.
-pub fn host_name(node: &mut dyn Network, call: &Call) -> Result<String, Error> {
-    for name in names(call) {
-        match node.link(&name).map_err(Error::internal)? {
-            None => return Ok(name),
-            Some(link) if link.alias == call.owner() || link.alias.is_empty() => {
-                node.delete_link(link.index).map_err(Error::internal)?;
-                return Ok(name);
-            }
-            Some(_) => {}
-        }
-    }
-    Err(Error::internal("no free name for the veth"))
-}
-
-/// Removes the attachment's veth. `false` where there was none.
-pub fn detach(node: &mut dyn Network, call: &Call) -> netlink::Result<bool> {
-    for name in names(call) {
-        let Some(link) = node.link(&name)? else { continue };
-        // An ADD that was killed before it wrote the alias leaves it empty.
-        if link.alias == call.owner() || link.alias.is_empty() {
-            return node.delete_link(link.index);
-        }
-    }
-    Ok(false)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
 
-    use api::cni::NetworkConfig;
+    use api::cni::{NetworkConfig, Route};
     use kernel::netlink::fake::Fake;
     use serde_json::json;
 
@@ -211,33 +182,32 @@ mod tests {
         let (mut node, mut pod) = Fake::pair();
         let call = call();
         let config = Config::of(&call).unwrap();
-        let bridge = ensure_bridge(&mut node, &config).unwrap();
-        let host = host_name(&mut node, &call).unwrap();
+        let (bridge, made) = ensure_bridge(&mut node, &config).unwrap();
+        assert!(made && !ensure_bridge(&mut node, &config).unwrap().1);
+        let host = veth::host_name(&mut node, &call).unwrap();
         let (ips, routes) = ([ip()], [Route::new("0.0.0.0/0".parse().unwrap(), None)]);
-        let attachment =
-            Attachment { call: &call, config: &config, bridge: &bridge, host: &host, ips: &ips, routes: &routes };
+        let attachment = Attachment { call: &call, config: &config, bridge: &bridge, host: &host };
         let file = std::fs::File::open("/dev/null").unwrap();
         let (outer, inner) = attachment.make_veth(&mut node, &mut pod, file.as_fd()).unwrap();
-        attachment.configure(&mut pod, inner.index).unwrap();
+        interface::add_routes(&mut pod, inner.index, &ips, &routes).unwrap();
         gateways(&mut node, &bridge, &config, &ips).unwrap();
 
         let port = node.link(&host).unwrap().unwrap();
         assert_eq!((port.master, port.hairpin, port.up), (Some(bridge.index), true, true));
         assert_eq!((port.alias.as_str(), outer.index), ("abc/eth0@net", port.index));
-        assert_eq!(pod.state().addresses, [Address { link: inner.index, net: ips[0].address }]);
         assert_eq!(pod.state().routes[0].gateway, ips[0].gateway);
         assert_eq!(node.state().addresses[0].net.to_string(), "10.0.0.1/24");
 
-        assert!(detach(&mut node, &call).unwrap());
-        assert!(!detach(&mut node, &call).unwrap());
-        assert!(pod.state().links.is_empty() && pod.state().addresses.is_empty());
+        assert!(veth::detach(&mut node, &call).unwrap());
+        assert!(!veth::detach(&mut node, &call).unwrap());
+        assert!(pod.state().links.is_empty());
     }
 
     #[test]
     fn another_address_on_the_bridge_needs_force() {
         let (mut node, _) = Fake::pair();
         let mut config = Config::of(&call()).unwrap();
-        let bridge = ensure_bridge(&mut node, &config).unwrap();
+        let (bridge, _) = ensure_bridge(&mut node, &config).unwrap();
         node.add_address(Address { link: bridge.index, net: "10.9.9.1/24".parse().unwrap() }).unwrap();
         let error = gateways(&mut node, &bridge, &config, &[ip()]).unwrap_err();
         assert_eq!(error.msg, "\"br\" already has an IP address different from 10.0.0.1/24");

@@ -1,61 +1,46 @@
 //! CHECK: whether what ADD answered still stands.
 
 use api::cni::{Error, Success};
-use kernel::netlink::{Link, Network};
+use kernel::netlink::Network;
+
+use super::config::Config;
+use crate::interface::{Container, find, same_address};
+use crate::skel::Call;
 
 /// Compares the previous result with both sides.
 pub fn check(
     node: &mut dyn Network,
-    pod: &mut dyn Network,
-    bridge: &str,
-    ifname: &str,
+    container: &mut Container,
+    call: &Call,
+    config: &Config,
     previous: &Success,
 ) -> Result<(), Error> {
+    let bridge = &config.bridge;
     let master = find(node, bridge)?;
     if master.kind != "bridge" {
         return Err(Error::internal(format!("{bridge} is not a bridge")));
     }
-    let inner = find(pod, ifname)?;
-    for expected in &previous.interfaces {
-        let inside = !expected.sandbox.is_empty();
-        if inside && expected.name != ifname {
-            continue;
+    if master.promiscuous != config.promiscuous {
+        return Err(Error::internal(format!("bridge {bridge} has promiscMode {}", master.promiscuous)));
+    }
+    let inner = container.check(call, previous)?;
+    let mut is_on_bridge = false;
+    for told in previous.interfaces.iter().filter(|told| told.sandbox.is_empty()) {
+        let link = find(node, &told.name)?;
+        // A gateway's link of a network is there for all containers, and may have been made anew.
+        let is_ours = link.name == *bridge || (link.kind == "veth" && link.peer == Some(inner.index));
+        if is_ours {
+            same_address(&link, &told.mac)?;
         }
-        let link = if inside { inner.clone() } else { find(node, &expected.name)? };
-        let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-        if !expected.mac.is_empty() && !expected.mac.eq_ignore_ascii_case(&mac) {
-            return Err(Error::internal(format!("interface {} has address {mac}, not {}", link.name, expected.mac)));
-        }
-        if !inside && link.kind == "veth" && link.master != Some(master.index) {
-            return Err(Error::internal(format!("veth {} is not on bridge {bridge}", link.name)));
+        if is_ours && link.kind == "veth" {
+            if link.master != Some(master.index) {
+                return Err(Error::internal(format!("veth {} is not on bridge {bridge}", link.name)));
+            }
+            is_on_bridge = true;
         }
     }
-    check_addresses(pod, &inner, previous)?;
-    check_routes(pod, previous)
-}
-
-fn find(network: &mut dyn Network, name: &str) -> Result<Link, Error> {
-    let link = network.link(name).map_err(Error::internal)?;
-    link.ok_or_else(|| Error::internal(format!("interface {name} is not there")))
-}
-
-fn check_addresses(pod: &mut dyn Network, inner: &Link, previous: &Success) -> Result<(), Error> {
-    let present = pod.addresses().map_err(Error::internal)?;
-    let has = |net| present.iter().any(|address| address.link == inner.index && address.net == net);
-    match previous.ips.iter().find(|ip| !has(ip.address)) {
-        None => Ok(()),
-        Some(ip) => Err(Error::internal(format!("interface {} lacks address {}", inner.name, ip.address))),
-    }
-}
-
-fn check_routes(pod: &mut dyn Network, previous: &Success) -> Result<(), Error> {
-    let present = pod.routes().map_err(Error::internal)?;
-    let has = |wanted: &api::cni::Route| {
-        let gateway = |route: &kernel::netlink::Route| wanted.gw.is_none() || wanted.gw == route.gateway;
-        present.iter().any(|route| route.destination == wanted.dst && gateway(route))
-    };
-    match previous.routes.iter().find(|route| !has(route)) {
-        None => Ok(()),
-        Some(route) => Err(Error::internal(format!("the container lacks the route to {}", route.dst))),
+    match is_on_bridge {
+        true => Ok(()),
+        false => Err(Error::internal(format!("the veth of {} is not there", call.ifname))),
     }
 }

@@ -94,6 +94,10 @@ impl RangeSet {
         self.0.iter().any(|range| range.gateway == ip)
     }
 
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.0.iter().map(|range| range.gateway)
+    }
+
     /// The result's entry for an address of this set.
     pub fn answer(&self, ip: IpAddr) -> Option<Ip> {
         let range = self.0.iter().find(|range| range.contains(ip))?;

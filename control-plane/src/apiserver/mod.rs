@@ -173,12 +173,10 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     kept.context("the store gave up")
 }
 
-/// How often expired keys are looked for, watches are told how far they are, history is dropped, and memory that a burst
-/// of requests used goes back to the machine.
+/// How often expired keys are looked for, watches are told how far they are, and history is dropped.
 const EXPIRE: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_secs(10);
 const COMPACT: Duration = Duration::from_secs(5 * 60);
-const TRIM: Duration = Duration::from_secs(60);
 
 /// The store's upkeep until the server stops. History is kept for one to two periods of compaction.
 ///
@@ -192,7 +190,6 @@ async fn keep(server: Arc<Server>) -> Result<(), store::Error> {
     };
     let mut expire = ticker(EXPIRE);
     let mut progress = ticker(PROGRESS);
-    let mut trim = ticker(TRIM);
     let mut compact = tokio::time::interval_at(Instant::now() + COMPACT, COMPACT);
     let mut mark: Revision = server.store.revision();
     loop {
@@ -213,7 +210,6 @@ async fn keep(server: Arc<Server>) -> Result<(), store::Error> {
                 }
                 mark = server.store.revision();
             }
-            _ = trim.tick() => kernel::process::give_memory_back(),
             () = server.stop.stopped() => return Ok(()),
         }
     }

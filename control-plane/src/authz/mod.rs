@@ -124,6 +124,7 @@ mod tests {
         let scheduler = user("system:kube-scheduler", &[]);
         let controllers = user("system:kube-controller-manager", &[]);
         let proxy = user("system:kube-proxy", &[]);
+        let net = user("system:bosun-net", &[]);
         let pod = user("system:serviceaccount:default:default", &["system:serviceaccounts"]);
         let deployments = user("system:serviceaccount:kube-system:deployment-controller", &["system:serviceaccounts"]);
         let cases: &[(&User, &str, bool)] = &[
@@ -150,6 +151,10 @@ mod tests {
             (&deployments, "create apps/replicasets default", true),
             (&proxy, "watch discovery.k8s.io/endpointslices", true),
             (&proxy, "list /secrets", false),
+            (&net, "watch networking.k8s.io/networkpolicies", true),
+            (&net, "patch /nodes/status", true),
+            (&net, "get /configmaps default", false),
+            (&net, "list /secrets", false),
             (&pod, "list /pods default", false),
             (&pod, "create authorization.k8s.io/selfsubjectaccessreviews", true),
             (&pod, "create authorization.k8s.io/subjectaccessreviews", false),

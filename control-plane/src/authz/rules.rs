@@ -71,6 +71,7 @@ pub fn roles(user: &User) -> Vec<&'static Role> {
         "system:kube-scheduler" => roles.push(&SCHEDULER),
         "system:kube-controller-manager" => roles.push(&CONTROLLERS),
         "system:kube-proxy" => roles.push(&PROXY),
+        "system:bosun-net" => roles.push(&NET),
         name if is_controller(name) => roles.push(&CONTROLLERS),
         _ => {}
     }
@@ -315,6 +316,21 @@ static PROXY: Role = Role {
         rule(WRITE, EVENTS, &["events"]),
         rule(&["list", "watch"], &["discovery.k8s.io"], &["endpointslices"]),
         rule(&["list", "watch"], &["networking.k8s.io"], &["servicecidrs"]),
+    ],
+    non_resource: &[],
+};
+
+/// The net daemon's. Its annotations on nodes are patched, and the condition NetworkUnavailable in their status; an
+/// administrator's settings are in one config map, and the passwords that it names in a secret beside it.
+static NET: Role = Role {
+    name: "system:bosun-net",
+    resource: &[
+        rule(READ, CORE, &["nodes", "pods", "namespaces", "services"]),
+        rule(UPDATE, CORE, &["nodes", "nodes/status"]),
+        rule(READ, &["discovery.k8s.io"], &["endpointslices"]),
+        rule(READ, &["networking.k8s.io"], &["networkpolicies"]),
+        within(named(rule(READ, CORE, &["configmaps", "secrets"]), &["bosun-net"]), "kube-system"),
+        rule(WRITE, EVENTS, &["events"]),
     ],
     non_resource: &[],
 };

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::client::events::Events;
 use crate::controller_manager::Options;
+pub use node::Pool;
 pub use stores::Stores;
 
 /// The controllers' names, as kube-controller-manager's `--controllers` takes them.
@@ -53,17 +54,24 @@ pub struct Context {
     pub events: Events,
     pub stores: Stores,
     pub options: Options,
+    /// From which each node gets a part, one of each family; none where nodes get their addresses otherwise.
+    pub pools: Vec<Pool>,
     /// The certificate authority to be published in each namespace, PEM.
     pub root_ca: Option<String>,
 }
 
 impl Context {
     /// The context, and the work behind it (watches and Events), which ends never.
-    pub fn new(client: Client, options: Options, root_ca: Option<String>) -> (Arc<Self>, impl Future<Output = ()>) {
+    pub fn new(
+        client: Client,
+        options: Options,
+        pools: Vec<Pool>,
+        root_ca: Option<String>,
+    ) -> (Arc<Self>, impl Future<Output = ()>) {
         let (events, recording) = Events::new(client.clone(), "controller-manager");
         let (stores, watching) = Stores::new(&client);
         let background = async move { tokio::join!(recording, watching) };
-        (Arc::new(Self { client, events, stores, options, root_ca }), async { _ = background.await })
+        (Arc::new(Self { client, events, stores, options, pools, root_ca }), async { _ = background.await })
     }
 }
 

@@ -113,6 +113,12 @@ impl Network for Fake {
         Ok(())
     }
 
+    fn add_dummy(&mut self, name: &str) -> Result<()> {
+        let mut state = self.state();
+        state.check("add dummy", name)?;
+        state.add(name, "dummy").map(drop)
+    }
+
     fn add_veth(
         &mut self,
         end: VethEnd<'_>,

@@ -3,18 +3,37 @@
 //! [`Network`] is what a part asks for; [`Route`] and the others are plain values in its terms. [`Kernel`] is the
 //! real one, bound to the namespace in which it was opened; [`fake::Fake`] holds the same state in memory.
 
+mod answers;
+mod attributes;
+mod detection;
 pub mod fake;
+mod fib;
+mod kinds;
+mod ports;
+mod queueing;
 mod real;
+mod rules;
 pub(crate) mod socket;
 mod statistics;
+mod vxlan;
+mod watch;
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+pub use answers::read_any;
+pub use detection::Detection;
+pub use fib::{FibRoute, Hop};
 pub use ipnetwork::IpNetwork;
+pub use kinds::{Details, IpvlanMode, Kind, MacvlanMode, NewLink};
+pub use ports::PortVlan;
+pub use queueing::TokenBucket;
 pub use real::Kernel;
+pub use rules::Rule;
 pub use statistics::LinkStatistics;
+pub use vxlan::{ForwardingEntry, Vxlan};
+pub use watch::{Change, Watch, decode};
 
 /// What failed, on which object, and the kernel's reason.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +201,8 @@ pub trait Network {
     /// `None` where no link has that name.
     fn link(&mut self, name: &str) -> Result<Option<Link>>;
     fn add_bridge(&mut self, name: &str, mtu: Option<u32>) -> Result<()>;
+    /// A link that leads nowhere and can hold addresses.
+    fn add_dummy(&mut self, name: &str) -> Result<()>;
     /// Makes both ends at once, down and without alias (the kernel takes neither here), `peer` straight in the namespace that `peer_netns` is open on (or in this one).
     fn add_veth(
         &mut self,

@@ -20,18 +20,18 @@ use netlink_packet_route::route::{
 use super::socket::Socket;
 use super::{Address, Error, Link, LinkChange, Mac, Neighbour, Network, Result, Route, VethEnd};
 
-const NEWLINK: u16 = 16;
-const DELLINK: u16 = 17;
+pub(super) const NEWLINK: u16 = 16;
+pub(super) const DELLINK: u16 = 17;
 pub(super) const GETLINK: u16 = 18;
-const NEWADDR: u16 = 20;
-const DELADDR: u16 = 21;
+pub(super) const NEWADDR: u16 = 20;
+pub(super) const DELADDR: u16 = 21;
 const GETADDR: u16 = 22;
-const NEWROUTE: u16 = 24;
-const DELROUTE: u16 = 25;
-const GETROUTE: u16 = 26;
-const NEWNEIGH: u16 = 28;
-const DELNEIGH: u16 = 29;
-const GETNEIGH: u16 = 30;
+pub(super) const NEWROUTE: u16 = 24;
+pub(super) const DELROUTE: u16 = 25;
+pub(super) const GETROUTE: u16 = 26;
+pub(super) const NEWNEIGH: u16 = 28;
+pub(super) const DELNEIGH: u16 = 29;
+pub(super) const GETNEIGH: u16 = 30;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const TABLE_LOCAL: u32 = 255;
@@ -59,7 +59,7 @@ pub(super) fn malformed(error: netlink_packet_core::DecodeError) -> io::Error {
 }
 
 /// Success where the object was there, `false` where it was not.
-fn deleted(done: Result<()>) -> Result<bool> {
+pub(super) fn deleted(done: Result<()>) -> Result<bool> {
     match done {
         Ok(()) => Ok(true),
         Err(error) if error.is_missing() => Ok(false),
@@ -97,6 +97,13 @@ impl Network for Kernel {
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         self.0.act(NEWLINK, CREATE, &message).map_err(failed("add", || format!("bridge {name}")))
+    }
+
+    fn add_dummy(&mut self, name: &str) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
+        self.0.act(NEWLINK, CREATE, &message).map_err(failed("add", || format!("dummy {name}")))
     }
 
     fn add_veth(
@@ -226,7 +233,7 @@ fn link_change(index: u32, change: LinkChange<'_>) -> LinkMessage {
     message
 }
 
-fn read_link(message: &LinkMessage) -> Link {
+pub(super) fn read_link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
@@ -282,7 +289,7 @@ fn address_message(address: Address) -> AddressMessage {
     message
 }
 
-fn read_address(message: &AddressMessage) -> Option<Address> {
+pub(super) fn read_address(message: &AddressMessage) -> Option<Address> {
     let mut found = None;
     for attribute in &message.attributes {
         match attribute {
@@ -329,7 +336,7 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-fn read_route(message: &RouteMessage) -> Option<Route> {
+pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
@@ -371,7 +378,7 @@ fn read_metrics(route: &mut Route, metrics: &[RouteMetric]) {
     }
 }
 
-fn plain(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn plain(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
         RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
@@ -379,7 +386,7 @@ fn plain(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn neighbour_message(neighbour: Neighbour) -> NeighbourMessage {
+pub(super) fn neighbour_message(neighbour: Neighbour) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(neighbour.address);
     message.header.ifindex = neighbour.link;
@@ -393,7 +400,7 @@ fn neighbour_message(neighbour: Neighbour) -> NeighbourMessage {
     message
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

@@ -9,7 +9,7 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// The kernel fills at most 32 KiB a datagram for a reader that offers as much.
 const BUFFER: usize = 32 * 1024;
 /// A dump that a change interrupts so often is a machine in trouble.
@@ -24,7 +24,7 @@ pub(crate) struct Socket {
 }
 
 /// What one datagram's message means to the request that waits.
-enum Answer {
+pub(super) enum Answer {
     Part(Vec<u8>),
     End,
 }
@@ -121,7 +121,7 @@ impl Socket {
     }
 }
 
-fn split(bytes: &[u8]) -> io::Result<(NetlinkHeader, &[u8], &[u8])> {
+pub(super) fn split(bytes: &[u8]) -> io::Result<(NetlinkHeader, &[u8], &[u8])> {
     let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let length = word(0) as usize;
@@ -137,7 +137,7 @@ fn split(bytes: &[u8]) -> io::Result<(NetlinkHeader, &[u8], &[u8])> {
     Ok((header, &bytes[HEADER..length], &bytes[next..]))
 }
 
-fn answer(header: &NetlinkHeader, payload: &[u8]) -> io::Result<Answer> {
+pub(super) fn answer(header: &NetlinkHeader, payload: &[u8]) -> io::Result<Answer> {
     let code = || payload.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     match header.message_type {
         NLMSG_ERROR | NLMSG_DONE if code() < 0 => Err(io::Error::from_raw_os_error(-code())),

@@ -33,7 +33,7 @@ impl Kernel {
     }
 }
 
-fn read(message: &LinkMessage) -> LinkStatistics {
+pub(super) fn read(message: &LinkMessage) -> LinkStatistics {
     let mut link = LinkStatistics::default();
     for attribute in &message.attributes {
         match attribute {

@@ -21,6 +21,15 @@ pub use nix::sys::signal::Signal;
 pub use signals::{Signals, unblocked};
 pub use tree::kill_tree;
 
+/// Lets the C library keep two pools of memory instead of one for each thread: a daemon waits more than it allocates.
+pub fn few_pools() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointers and may be called at any time from any thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// Gives freed memory back to the kernel. The C library keeps what a burst of work used, for the next.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]

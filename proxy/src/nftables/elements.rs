@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::base::pods;
+use super::base::not_pod;
 use super::{Family, MARK};
 use crate::model::{Facts, Protocol};
-use crate::plan::{Action, Affinity, From, Front, Masquerade, Plan, Rule};
+use crate::plan::{Action, From, Front, Masquerade, Plan, Rule};
 
 /// Where the indices of the pool for packets from outside begin.
 const OUTSIDE_OFFSET: usize = 65_536;
@@ -42,15 +42,17 @@ pub fn parts(plan: &Plan, family: Family, facts: &Facts) -> Parts {
     for rule in plan.rules.iter().filter(|rule| rule.front.is_ipv4() == (family == Family::V4)) {
         add_rule(&mut parts, rule, family, facts);
     }
-    for (ip, ranges) in plan.guarded.iter().filter(|(ip, _)| family.has(*ip)) {
-        let name = format!("guard-{}", ip.to_string().replace([':', '.'], "-"));
-        let allowed = ranges.iter().filter(|range| family.has(range.ip()));
-        let mut body: Vec<String> = allowed
-            .map(|range| format!("{} saddr {}/{} return", family.name(), range.network(), range.prefix()))
-            .collect();
+    for guard in plan.guards.iter().filter(|guard| family.has(guard.ip)) {
+        let key = key(Front::Vip(guard.ip, guard.port), guard.protocol);
+        let chain = format!("guard-{}", word(&key));
+        let allowed: Vec<String> =
+            guard.allowed.iter().map(|range| format!("{}/{}", range.network(), range.prefix())).collect();
+        // One by one, since ranges may overlap and a set of them must not.
+        let mut body: Vec<String> =
+            allowed.iter().map(|range| format!("{} saddr {range} return", family.name())).collect();
         body.push("drop".into());
-        parts.elements.insert(("guarded", ip.to_string()), format!("goto {name}"));
-        parts.owned.insert(name, body);
+        parts.elements.insert(("guarded", key), format!("goto {chain}"));
+        parts.owned.insert(chain, body);
     }
     parts
 }
@@ -60,6 +62,11 @@ fn key(front: Front, protocol: Protocol) -> String {
         Front::Vip(ip, port) => format!("{ip} . {} . {port}", protocol.name()),
         Front::NodePort { port, .. } => format!("{} . {port}", protocol.name()),
     }
+}
+
+/// A front as part of a chain's name.
+fn word(key: &str) -> String {
+    key.replace([' ', '.', ':'], "-")
 }
 
 fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
@@ -72,16 +79,14 @@ fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
         (Front::NodePort { .. }, true) => ("nodeports-outside", "refused-nodeports-outside"),
     };
     match &rule.action {
-        Action::Balance { endpoints: pool, masquerade, affinity: Some(affinity) } => {
-            let chain =
-                format!("affinity-{}", key.replace([' ', '.', ':'], "-")) + if outside { "-outside" } else { "" };
-            let (body, sets) =
-                affinity_chain(pool, *affinity, mark(*masquerade, family, facts), (family, rule.protocol));
+        Action::Balance { endpoints: pool, masquerade, affinity: Some(seconds), .. } => {
+            let chain = format!("affinity-{}", word(&key)) + if outside { "-outside" } else { "" };
+            let (body, sets) = affinity_chain(pool, (rule, *seconds), mark(*masquerade, family, facts), family);
             parts.sets.extend(sets);
             parts.elements.insert((services, key), format!("goto {chain}"));
             parts.owned.insert(chain, body);
         }
-        Action::Balance { endpoints: pool, masquerade, affinity: None } => {
+        Action::Balance { endpoints: pool, masquerade, affinity: None, .. } => {
             let (name, body) = pool_chain(rule, pool.len(), mark(*masquerade, family, facts), family);
             parts.elements.insert((services, key.clone()), format!("goto {name}"));
             parts.chains.insert(name, body);
@@ -106,9 +111,9 @@ fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
 /// The statement that marks for masquerade, and the word for it in a chain's name.
 fn mark(masquerade: Masquerade, family: Family, facts: &Facts) -> (&'static str, Option<String>) {
     let set = format!("meta mark set meta mark or {MARK}");
-    match (masquerade, pods(facts, family)) {
+    match (masquerade, not_pod(facts, family)) {
         (Masquerade::Always, _) => ("masq", Some(set)),
-        (Masquerade::OutsidePods, Some(pods)) => ("pods", Some(format!("{} saddr != {pods} {set}", family.name()))),
+        (Masquerade::OutsidePods, Some(not_pod)) => ("pods", Some(format!("{not_pod} {set}"))),
         _ => ("plain", None),
     }
 }
@@ -145,17 +150,17 @@ fn pool_chain(rule: &Rule, size: usize, mark: (&str, Option<String>), family: Fa
 /// A client that is in an endpoint's set goes there again; another one is drawn and remembered.
 fn affinity_chain(
     pool: &[SocketAddr],
-    affinity: Affinity,
+    (rule, seconds): (&Rule, u32),
     mark: (&str, Option<String>),
-    (family, protocol): (Family, Protocol),
+    family: Family,
 ) -> (Vec<String>, BTreeMap<String, u32>) {
-    let (f, l4) = (family.name(), protocol.name());
+    let (f, l4) = (family.name(), rule.protocol.name());
     let mut body: Vec<String> = mark.1.into_iter().collect();
     let mut sets = BTreeMap::new();
     let mut draws = Vec::new();
     for (index, target) in pool.iter().enumerate() {
         let place = format!("{}-{}", target.ip(), target.port()).replace([':', '.'], "-");
-        let set = format!("clients-{:016x}-{place}", affinity.id);
+        let set = format!("clients-{:016x}-{place}", rule.id);
         let go = format!("update @{set} {{ {f} saddr }} dnat to {target}");
         body.push(format!("meta l4proto {l4} {f} saddr @{set} {go}"));
         // Of those that are left each has the same chance.
@@ -163,7 +168,7 @@ fn affinity_chain(
             1 => format!("meta l4proto {l4} {go}"),
             left => format!("meta l4proto {l4} numgen random mod {left} 0 {go}"),
         });
-        sets.insert(set, affinity.seconds);
+        sets.insert(set, seconds);
     }
     body.extend(draws);
     (body, sets)

@@ -17,21 +17,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
-pub use base::{TABLE, base, remove};
-pub use elements::{Parts, parts};
+pub use base::TABLE;
+use base::{base, remove};
+use elements::{Parts, parts};
+use kernel::nftables::Nftables;
 
-use crate::model::Facts;
+use crate::backend::{Backend, Change, Error, Family, Hairpin};
+use crate::model::{Facts, Name};
 use crate::plan::Plan;
 
 /// Mark bit that means: masquerade when the packet leaves. The same as kube-proxy's.
 pub(crate) const MARK: &str = "0x4000";
-
-/// The address family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    V4,
-    V6,
-}
 
 impl Family {
     pub fn name(self) -> &'static str {
@@ -47,22 +43,61 @@ impl Family {
             Self::V6 => "ipv6_addr",
         }
     }
+}
 
-    pub fn has(self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == (self == Self::V4)
+/// The mode `nftables`.
+pub struct Tables {
+    nft: Box<dyn Nftables>,
+    chains: Chains,
+}
+
+impl Tables {
+    pub fn new(nft: Box<dyn Nftables>) -> Self {
+        Self { nft, chains: Chains::new() }
+    }
+}
+
+impl Backend for Tables {
+    fn replace(
+        &mut self,
+        facts: &Facts,
+        plans: &BTreeMap<Name, Plan>,
+        hairpin: &BTreeSet<IpAddr>,
+    ) -> Result<(), Error> {
+        let (script, chains) = whole(facts, &Family::of(facts), plans.values(), hairpin);
+        self.nft.apply(&script)?;
+        self.chains = chains;
+        Ok(())
+    }
+
+    fn change(&mut self, facts: &Facts, changes: &[Change<'_>], hairpin: &Hairpin) -> Result<(), Error> {
+        let script = transaction(changes, hairpin, (facts, &Family::of(facts)), &mut self.chains);
+        if !script.is_empty() {
+            self.nft.apply(&script)?;
+        }
+        Ok(())
+    }
+
+    fn stands(&mut self, facts: &Facts) -> bool {
+        let stands = |family: &Family| self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok();
+        Family::of(facts).iter().all(stands)
+    }
+
+    fn remove(&mut self) -> Result<(), Error> {
+        Ok(self.nft.apply(&format!("{}{}", remove(Family::V4), remove(Family::V6)))?)
     }
 }
 
 /// Chains that stand for pool sizes, known to be in the kernel.
-pub type Chains = BTreeSet<(Family, String)>;
+type Chains = BTreeSet<(Family, String)>;
 
 /// The whole table of each family from nothing, replacing what was there in the same transaction, and the chains
 /// that are there then. Connections go on: their translation is in the tracking table.
-pub fn whole<'a>(
+fn whole<'a>(
     facts: &Facts,
     families: &[Family],
     plans: impl Iterator<Item = &'a Plan> + Clone,
-    local: &BTreeSet<IpAddr>,
+    hairpin: &BTreeSet<IpAddr>,
 ) -> (String, Chains) {
     let mut script = String::new();
     let mut chains = Chains::new();
@@ -89,8 +124,8 @@ pub fn whole<'a>(
             }
         }
         script.push_str(&owned);
-        let hairpin = local.iter().filter(|ip| family.has(**ip)).map(|ip| (format!("{ip} . {ip}"), String::new()));
-        maps.entry("hairpin").or_default().extend(hairpin);
+        let own = hairpin.iter().filter(|ip| family.has(**ip)).map(|ip| (format!("{ip} . {ip}"), String::new()));
+        maps.entry("hairpin").or_default().extend(own);
         for (map, elements) in &maps {
             write_elements(&mut script, "add", family, map, elements.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         }
@@ -98,22 +133,21 @@ pub fn whole<'a>(
     (script, chains)
 }
 
-/// What leads from the old plans of some Services to their new ones. `None` stands for a Service that was or will be
-/// gone. New pool chains are added to `chains`.
-pub fn transaction(
-    changes: &[(Option<&Plan>, Option<&Plan>)],
-    hairpin: (&BTreeSet<IpAddr>, &BTreeSet<IpAddr>),
+/// What leads from the old plans of some Services to their new ones. New pool chains are added to `chains`.
+fn transaction(
+    changes: &[Change<'_>],
+    hairpin: &Hairpin,
     (facts, families): (&Facts, &[Family]),
     chains: &mut Chains,
 ) -> String {
     let mut script = String::new();
     for family in families.iter().copied() {
         let (mut old, mut new) = (Parts::default(), Parts::default());
-        for (before, after) in changes {
+        for Change { before, after, .. } in changes {
             before.iter().for_each(|plan| old.merge(parts(plan, family, facts)));
             after.iter().for_each(|plan| new.merge(parts(plan, family, facts)));
         }
-        for (set, ips) in [(&mut old, hairpin.0), (&mut new, hairpin.1)] {
+        for (set, ips) in [(&mut old, &hairpin.gone), (&mut new, &hairpin.come)] {
             let own = ips.iter().filter(|ip| family.has(**ip));
             set.elements.extend(own.map(|ip| (("hairpin", format!("{ip} . {ip}")), String::new())));
         }

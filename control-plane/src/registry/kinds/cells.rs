@@ -66,7 +66,11 @@ pub(super) fn containers(object: &Value, field: &str) -> Value {
 
 /// `spec.selector` where it is a LabelSelector.
 pub(super) fn selector(object: &Value) -> Value {
-    match labels::Selector::from_object(&object["spec"]["selector"]) {
+    label_selector(&object["spec"]["selector"])
+}
+
+pub(super) fn label_selector(selector: &Value) -> Value {
+    match labels::Selector::from_object(selector) {
         Ok(selector) if selector.is_everything() => NONE.into(),
         Ok(selector) => selector.to_string().into(),
         Err(_) => "<invalid>".into(),

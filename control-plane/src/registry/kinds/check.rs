@@ -132,3 +132,31 @@ pub(super) fn ip(field: impl Into<String>, text: &str) -> Option<FieldError> {
     let valid = text.parse::<std::net::IpAddr>().is_ok();
     (!valid).then(|| FieldError::invalid(field, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))
 }
+
+/// A network in the one way to write it: upstream's strict validation of addresses, the default of 1.37.
+pub(super) fn cidr(field: &str, text: &str) -> Result<ipnetwork::IpNetwork, FieldError> {
+    let wrong = |why: &str| FieldError::invalid(field, text, why);
+    let shape = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let (address, length) = text.split_once('/').ok_or_else(|| wrong(shape))?;
+    let digits = !length.is_empty() && length.chars().all(|c| c.is_ascii_digit());
+    let Ok(address) = address.parse::<std::net::IpAddr>() else {
+        return Err(wrong(if digits && has_leading_zeros(address) { LEADING_ZEROS } else { shape }));
+    };
+    let prefix = length.parse().ok().filter(|_| digits).ok_or_else(|| wrong(shape))?;
+    let network = ipnetwork::IpNetwork::new(address, prefix).map_err(|_| wrong(shape))?;
+    let mapped = matches!(address, std::net::IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    match () {
+        () if length.len() > 1 && length.starts_with('0') => Err(wrong(LEADING_ZEROS)),
+        () if mapped => Err(wrong("must not have an IPv4-mapped IPv6 address")),
+        () if network.network() != address => Err(wrong("must not have bits set beyond the prefix length")),
+        () => Ok(network),
+    }
+}
+
+const LEADING_ZEROS: &str = "must not have leading 0s in IP or prefix length";
+
+/// Whether an IPv4 address would be one without the zeros in front of its numbers.
+fn has_leading_zeros(address: &str) -> bool {
+    let numbers: Option<Vec<u8>> = address.split('.').map(|part| part.parse().ok()).collect();
+    numbers.is_some_and(|numbers| numbers.len() == 4)
+}

@@ -13,6 +13,7 @@ mod endpointslice;
 mod event;
 mod lease;
 mod namespace;
+mod networkpolicy;
 mod node;
 mod object;
 pub mod pod;
@@ -51,6 +52,7 @@ pub static RESOURCES: &[&Resource] = &[
     &review::SELF_SUBJECT_ACCESS_REVIEWS,
     &review::SELF_SUBJECT_RULES_REVIEWS,
     &review::SUBJECT_ACCESS_REVIEWS,
+    &networkpolicy::NETWORK_POLICIES,
     &lease::LEASES,
     &endpointslice::ENDPOINT_SLICES,
 ];

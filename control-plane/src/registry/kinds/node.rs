@@ -114,13 +114,7 @@ impl Strategy for Nodes {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = check::name(object, api::names::dns_subdomain);
         errors.extend(taints(list(object, "/spec/taints")));
-        for (i, cidr) in list(object, "/spec/podCIDRs").iter().enumerate() {
-            let cidr = cidr.as_str().unwrap_or_default();
-            if cidr.parse::<ipnetwork::IpNetwork>().is_err() || !cidr.contains('/') {
-                let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-                errors.push(FieldError::invalid(format!("spec.podCIDRs[{i}]"), cidr, why));
-            }
-        }
+        errors.extend(pod_cidrs(&object["spec"]["podCIDRs"]));
         errors
     }
 
@@ -139,6 +133,26 @@ impl Strategy for Nodes {
         }
         errors
     }
+}
+
+/// At most one of each family.
+fn pod_cidrs(given: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut families = Vec::new();
+    for (i, cidr) in list(given, "").iter().enumerate() {
+        match check::cidr(&format!("spec.podCIDRs[{i}]"), cidr.as_str().unwrap_or_default()) {
+            Ok(cidr) => families.push(cidr.is_ipv4()),
+            Err(error) => errors.push(error),
+        }
+    }
+    let count = families.len();
+    families.sort_unstable();
+    families.dedup();
+    if families.len() < count {
+        let why = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid("spec.podCIDRs", given.clone(), why));
+    }
+    errors
 }
 
 fn taints(taints: &[Value]) -> Vec<FieldError> {
@@ -192,5 +206,8 @@ mod tests {
         let mut node = json!({"spec": {"podCIDR": "10.244.0.0/24"}});
         Nodes.default(&mut node);
         assert_eq!(node["spec"]["podCIDRs"], json!(["10.244.0.0/24"]));
+        assert!(pod_cidrs(&json!(["10.244.0.0/24", "fd00::/64"])).is_empty());
+        assert!(pod_cidrs(&json!(["10.244.0.0/24", "10.244.1.0/24"]))[0].to_string().contains("no more than one CIDR"));
+        assert!(pod_cidrs(&json!(["10.244.0.1/24"]))[0].to_string().starts_with("spec.podCIDRs[0]: Invalid value"));
     }
 }

@@ -59,7 +59,9 @@ impl Bundle {
 
     /// What the container's shell prints for `script`.
     fn run(&self, case: &mut Case, script: &str) -> Result<String, String> {
-        case.config.command = vec!["/bin/busybox".into(), "sh".into(), "-c".into(), script.into()];
+        // Both outputs in one pipe, so that they come in their order.
+        let script = format!("exec 2>&1; {script}");
+        case.config.command = vec!["/bin/busybox".into(), "sh".into(), "-c".into(), script];
         let rootfs = Rootfs::open(&self.dir.path().join("rootfs")).unwrap();
         let request = Request { config: &case.config, rootfs: Some(&rootfs), host: &case.host };
         case.gathered = gather(&request).map_err(|e| e.to_string())?;
@@ -185,11 +187,10 @@ fn localhost_seccomp_and_devices() {
         capabilities: Some(v1::Capability { add_capabilities: vec!["SYS_ADMIN".into()], ..Default::default() }),
         ..asks()
     });
-    // Not one of those that runc gives to every container. Both outputs in one, so that they come in their order.
+    // Not one of those that runc gives to every container.
     let (container_path, host_path) = ("/dev/mine".into(), "/dev/loop-control".into());
     case.config.devices = vec![v1::Device { container_path, host_path, permissions: "r".into() }];
-    let script =
-        "exec 2>&1; hostname new || echo refused; hostname; (: < /dev/mine) && echo read; (: > /dev/mine) || true";
+    let script = "hostname new || echo refused; hostname; (: < /dev/mine) && echo read; (: > /dev/mine) || true";
     let out = bundle.run(&mut case, script).unwrap();
     let lines: Vec<_> = out.lines().collect();
     assert!(lines[0].contains("Operation not permitted"), "{out}");

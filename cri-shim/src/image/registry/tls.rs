@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lifecycle::tls::HoldsItsKey;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
@@ -35,10 +36,11 @@ pub fn client_config(host: &HostConfig, system: &[CertificateDer<'static>]) -> R
         .cloned()
         .unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     let verifier: Arc<dyn ServerCertVerifier> = if host.skip_verify == Some(true) {
-        Arc::new(Anybody(provider.clone()))
+        Arc::new(HoldsItsKey(provider.clone()))
     } else {
         let named = host.ca.iter().map(|file| certificates(file)).collect::<Result<Vec<_>, _>>()?.concat();
-        Arc::new(Trusting { inner: authorities(system, &named, provider.clone())?, named })
+        let inner = authorities(system, &named, provider.clone())?;
+        Arc::new(Trusting { inner, named, signatures: HoldsItsKey(provider.clone()) })
     };
     let pairs = host.client.iter().map(|(certificate, key)| pair(certificate, key.as_deref(), &provider));
     let shown = Shown(pairs.collect::<Result<_, _>>()?);
@@ -109,6 +111,7 @@ struct Trusting {
     /// None where there is no authority at all: the system's are not installed.
     inner: Option<Arc<WebPkiServerVerifier>>,
     named: Vec<CertificateDer<'static>>,
+    signatures: HoldsItsKey,
 }
 
 impl Trusting {
@@ -158,7 +161,7 @@ impl ServerCertVerifier for Trusting {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms())
+        self.signatures.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -167,66 +170,10 @@ impl ServerCertVerifier for Trusting {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms())
+        self.signatures.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        algorithms().supported_schemes()
-    }
-}
-
-fn algorithms() -> rustls::crypto::WebPkiSupportedAlgorithms {
-    CryptoProvider::get_default().map_or_else(
-        || rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms,
-        |provider| provider.signature_verification_algorithms,
-    )
-}
-
-/// `skip_verify`: anybody who holds the key to what he shows.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.signatures.supported_verify_schemes()
     }
 }

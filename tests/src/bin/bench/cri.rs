@@ -31,7 +31,7 @@ const WARM_UP: usize = 3;
 const AT_A_TIME: usize = 6;
 const LISTS: usize = 100;
 /// Memory is looked at when what the starts needed may have been given back.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(20);
 /// A program that has just begun may not know its stop signal yet, and the stop would then last until SIGKILL.
 const BEGIN: Duration = Duration::from_millis(100);
 const CONDITIONS: [&str; 2] = ["RuntimeReady", "NetworkReady"];

@@ -6,6 +6,7 @@ mod cri;
 mod figures;
 mod memory;
 mod pods;
+mod policy;
 mod proxy;
 
 use clap::{Parser, Subcommand};
@@ -59,7 +60,7 @@ enum Measurement {
         #[arg(long, default_value_t = 100)]
         writes: usize,
     },
-    /// Services with two endpoints each, as objects only.
+    /// Services with a few endpoints each, as objects only.
     Services {
         #[arg(long)]
         kubeconfig: PathBuf,
@@ -116,6 +117,19 @@ enum Measurement {
     },
     /// The speaker of `bgp --side bosun`.
     BgpSpeaker,
+    /// Network policies: all of them into a kernel's namespace of its own, then one label and one policy.
+    Policy {
+        #[arg(long, default_value_t = 1000)]
+        policies: usize,
+        /// Pods of this node.
+        #[arg(long, default_value_t = 250)]
+        pods: usize,
+        /// Pods of other nodes.
+        #[arg(long, default_value_t = 9750)]
+        others: usize,
+        #[arg(long, default_value_t = 20)]
+        changes: usize,
+    },
     /// Writes the images that bosun carries into `folder`, for a node that is not bosun's.
     Archives { folder: PathBuf },
     /// Proportional set size of every process in the PID namespace of `pid`, by program, in MB.
@@ -148,6 +162,9 @@ fn main() -> anyhow::Result<()> {
         }
         Measurement::Bgp { side, routes, rounds } => bgp::rounds(side, routes, rounds)?,
         Measurement::BgpSpeaker => runtime.block_on(bgp::speaker())?,
+        Measurement::Policy { policies, pods, others, changes } => {
+            policy::measure(&policy::Load { policies, pods, others, changes })?
+        }
         Measurement::Archives { folder } => {
             std::fs::write(folder.join("pause.tar"), images::pause_archive())?;
             std::fs::write(folder.join("echo.tar"), images::echo_archive())?;

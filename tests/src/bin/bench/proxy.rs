@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 const NAMESPACE: &str = "bench-services";
 
-/// Two endpoints for each service; addresses that nobody has.
+/// Services of one to five endpoints, every tenth with node ports and every tenth with ClientIP affinity; endpoints have
+/// addresses that nobody has.
 pub async fn services(kubeconfig: &Path, count: usize) -> anyhow::Result<Value> {
     let client = client(kubeconfig).await?;
     fresh_namespace(&client, NAMESPACE).await?;
@@ -20,16 +21,30 @@ pub async fn services(kubeconfig: &Path, count: usize) -> anyhow::Result<Value> 
     futures::stream::iter(0..count)
         .map(async |number| {
             let name = format!("s-{number}");
-            let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
                 "spec": {"ports": [{"port": 80, "protocol": "TCP"}]}});
+            match number % 10 {
+                3 => service["spec"]["type"] = "NodePort".into(),
+                5 => service["spec"]["sessionAffinity"] = "ClientIP".into(),
+                _ => {}
+            }
+            // There are not more node ports than that.
+            if number >= 20_000 {
+                service["spec"]["type"] = "ClusterIP".into();
+            }
             send(&client, "POST", &base, "application/json", &service).await?;
-            let slice = slice(&name, &[address(number, 0), address(number, 1)]);
+            let addresses: Vec<String> = (0..endpoints(number)).map(|endpoint| address(number, endpoint)).collect();
+            let slice = slice(&name, &addresses);
             send(&client, "POST", &slices, "application/json", &slice).await.map(drop)
         })
         .buffer_unordered(32)
         .try_collect::<()>()
         .await?;
     Ok(json!({"services": count, "created_in_s": begin.elapsed().as_secs_f64()}))
+}
+
+fn endpoints(service: usize) -> usize {
+    1 + service % 5
 }
 
 fn address(service: usize, endpoint: usize) -> String {
@@ -45,11 +60,11 @@ fn slice(service: &str, addresses: &[String]) -> Value {
         "endpoints": endpoints, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]})
 }
 
-/// When the rules of this network namespace came to hold both endpoints of the last of `count` services: seconds since 1970.
+/// When the rules of this network namespace came to hold all endpoints of the last of `count` services: seconds since 1970.
 pub fn programmed(count: usize, patience: Duration) -> anyhow::Result<Value> {
     let mut rules = Rules::open()?;
     let deadline = Instant::now() + patience;
-    let last = address(count - 1, 1);
+    let last = address(count - 1, endpoints(count - 1) - 1);
     while Instant::now() < deadline {
         let at = rules.rest(deadline)?;
         if rules.hold(&last)? {
@@ -129,6 +144,8 @@ impl Rules {
     }
 
     fn hold(&self, text: &str) -> anyhow::Result<bool> {
-        Ok(kernel::process::run("nft", &["list", "ruleset"])?.contains(text))
+        // nft does not show what rules of iptables lead to.
+        let shown = kernel::process::run("nft", &["list", "ruleset"])?.contains(text);
+        Ok(shown || kernel::process::run("iptables-nft-save", &["-t", "nat"])?.contains(text))
     }
 }

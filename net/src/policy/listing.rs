@@ -1,0 +1,90 @@
+//! What nft lists of the table, as far as a step is decided by it: names and elements.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What `nft list table inet bosun-policy` and its like of the bridge family say: names and elements.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Listing {
+    pub sets: HashMap<String, HashMap<String, String>>,
+    pub chains: BTreeSet<String>,
+    pub counters: BTreeSet<String>,
+}
+
+impl Listing {
+    /// The table with nothing in it.
+    #[cfg(test)]
+    pub fn bare() -> Self {
+        let sets = super::frame::sets().map(|name| (name.to_owned(), HashMap::new())).collect();
+        Self { sets, chains: [super::frame::name()].into(), counters: BTreeSet::new() }
+    }
+
+    /// This one of family inet beside that of family bridge. `None` where they do not hold the same.
+    pub fn beside(mut self, bridge: Self) -> Option<Self> {
+        for (name, elements) in bridge.sets {
+            match self.sets.get(&name) {
+                Some(own) if *own == elements => {}
+                Some(_) => return None,
+                None => drop(self.sets.insert(name, elements)),
+            }
+        }
+        Some(self)
+    }
+
+    pub fn read(text: &str) -> Self {
+        let mut listing = Self::default();
+        let mut set: Option<String> = None;
+        let mut elements: Option<String> = None;
+        for line in text.lines().map(str::trim) {
+            if let Some(open) = &mut elements {
+                open.push_str(line);
+            } else if let Some(first) = line.strip_prefix("elements = {").filter(|_| set.is_some()) {
+                elements = Some(first.to_owned());
+            }
+            if let Some(whole) = elements.as_ref().and_then(|text| text.strip_suffix('}')) {
+                let own = set.as_ref().and_then(|name| listing.sets.get_mut(name));
+                own.into_iter().for_each(|own| own.extend(read_elements(whole)));
+                elements = None;
+                continue;
+            }
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["set" | "map", name, "{"] => {
+                    listing.sets.entry(name.to_owned()).or_default();
+                    set = Some(name.to_owned());
+                }
+                ["chain", name, "{"] => {
+                    set = None;
+                    listing.chains.insert(name.to_owned());
+                }
+                ["counter", name, "{"] => {
+                    set = None;
+                    listing.counters.insert(name.to_owned());
+                }
+                _ => {}
+            }
+        }
+        listing
+    }
+}
+
+/// Packets of each counter that a listing shows, by its comment, or its name where it has none.
+pub fn read_counters(text: &str) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    let mut who = String::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("counter ").and_then(|rest| rest.strip_suffix(" {")) {
+            who = name.to_owned();
+        } else if let Some(comment) = line.strip_prefix("comment \"").and_then(|rest| rest.strip_suffix('"')) {
+            who = comment.to_owned();
+        } else if let Some(packets) = line.strip_prefix("packets ").and_then(|rest| rest.split(' ').next()) {
+            *counters.entry(who.clone()).or_default() += packets.parse::<u64>().unwrap_or_default();
+        }
+    }
+    counters
+}
+
+fn read_elements(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| {
+        let (key, value) = text.split_once(" : ").unwrap_or((text, ""));
+        (key.to_owned(), value.to_owned())
+    })
+}

@@ -1,0 +1,279 @@
+//! Policies on the real kernel: every packet between nine pods under each set of policies, and what no table says.
+
+#![allow(clippy::unwrap_used)] // clippy takes helpers of an integration test for other code
+
+mod bed;
+mod cases;
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use kernel::netlink::{Address, Kernel, Network};
+use kernel::netns::Netns;
+use kernel::nftables::{Nft, Nftables};
+use net::policy::decide::{Packet, decide};
+use net::policy::model::{Model, Name, Pod, Policy, Protocol};
+use net::policy::plan::Change;
+use net::policy::sync::{self, Keeper, Step};
+use serde_json::{Value, json};
+
+use bed::{Bed, PODS, Probe, addresses, every_probe, ip, objects, pod};
+
+fn read(object: &Value) -> (Name, Policy) {
+    let object = serde_json::from_value(object.clone()).unwrap();
+    let (policy, errors) = Policy::read(&object);
+    assert_eq!(errors, [], "{object:?}");
+    (Name::of(&object), policy)
+}
+
+fn packet(probe: &Probe) -> Packet {
+    let of = |pod| if probe.six { addresses(pod).1 } else { addresses(pod).0 };
+    let protocol = if probe.udp { Protocol::Udp } else { Protocol::Tcp };
+    Packet { source: of(probe.from), destination: of(probe.to), protocol, port: probe.port }
+}
+
+/// The decision agrees with the table's own words.
+#[test]
+fn the_decision_knows_the_truth_table() {
+    let mut cases = 0;
+    for case in cases::all() {
+        let mut model = Model::default();
+        for change in objects() {
+            match change {
+                Change::Pod(name, Some(pod)) => drop(model.pods.insert(name, pod)),
+                Change::Namespace(name, Some(labels)) => drop(model.namespaces.insert(name, labels)),
+                _ => {}
+            }
+        }
+        model.policies = case.policies.iter().map(read).collect();
+        for probe in every_probe() {
+            let said = decide(&model, &packet(&probe)).passes();
+            assert_eq!(said, (case.passes)(&probe), "{}: {probe:?} {} {}", case.name, PODS[probe.from], PODS[probe.to]);
+        }
+        cases += 1;
+    }
+    assert!(cases >= 60, "{cases} cases");
+}
+
+#[test]
+fn every_pair_meets_the_truth_table() {
+    let Some(mut bed) = Bed::new("truth table") else { return };
+    let started = Instant::now();
+    let probes = every_probe();
+    let mut present: HashSet<Name> = HashSet::new();
+    let mut wrong = Vec::new();
+    for case in cases::all() {
+        let wanted: Vec<(Name, Policy)> = case.policies.iter().map(read).collect();
+        let gone: Vec<Name> = present.drain().filter(|name| !wanted.iter().any(|(own, _)| own == name)).collect();
+        bed.note(gone.into_iter().map(|name| Change::Policy(name, None)));
+        for (name, policy) in wanted {
+            present.insert(name.clone());
+            bed.keeper.note(Change::Policy(name, Some(policy)));
+        }
+        bed.sync();
+        let reached = bed.reached(&probes, &case.passes);
+        for probe in &probes {
+            if reached.contains(probe) != (case.passes)(probe) {
+                wrong.push(format!("{}: {} to {} {probe:?}", case.name, PODS[probe.from], PODS[probe.to]));
+            }
+        }
+    }
+    eprintln!(
+        "{} packets for each of {} sets of policies in {:?}",
+        probes.len(),
+        cases::all().len(),
+        started.elapsed()
+    );
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
+}
+
+fn deny(namespace: &str, types: &[&str]) -> Change {
+    let object = json!({"metadata": {"namespace": namespace, "name": "deny"},
+        "spec": {"podSelector": {}, "policyTypes": types}});
+    let (name, policy) = read(&object);
+    Change::Policy(name, Some(policy))
+}
+
+fn connect(from: &Netns, to: IpAddr, port: u16) -> Result<TcpStream, io::ErrorKind> {
+    let goal = SocketAddr::new(to, port);
+    from.run(|| TcpStream::connect_timeout(&goal, Duration::from_millis(400)).map_err(|error| error.kind())).unwrap()
+}
+
+#[test]
+fn the_node_reaches_its_isolated_pods_and_they_it() {
+    let Some(mut bed) = Bed::new("node") else { return };
+    let all = ["x", "y", "z"].map(|namespace| deny(namespace, &["Ingress", "Egress"]));
+    bed.note(all);
+    bed.sync();
+    let listener = bed.node.run(|| TcpListener::bind("[::]:9090").unwrap()).unwrap();
+    for member in &bed.pods {
+        connect(&bed.node, member.four, 80).unwrap();
+        connect(&bed.node, member.six, 80).unwrap();
+        connect(&member.netns, ip("10.244.1.1"), 9090).unwrap();
+    }
+    drop(listener);
+    let drops = bed.node.run(|| sync::drops(&Nft).unwrap()).unwrap();
+    assert!(drops.values().all(|count| *count == 0), "{drops:?}");
+}
+
+#[test]
+fn a_drop_is_counted_and_named() {
+    let Some(mut bed) = Bed::new("counters") else { return };
+    bed.keeper.note(deny("x", &["Ingress"]));
+    bed.keeper.note(deny("y", &["Egress"]));
+    bed.sync();
+    for (from, to) in [(4, 0), (4, 5), (2, 4)] {
+        let error = connect(&bed.pods[from].netns, bed.pods[to].four, 80).unwrap_err();
+        assert_eq!(error, io::ErrorKind::TimedOut, "{} to {}", PODS[from], PODS[to]);
+    }
+    let drops = bed.node.run(|| sync::drops(&Nft).unwrap()).unwrap();
+    for who in ["ingress of x/a", "ingress of x/c", "egress of y/a"] {
+        assert!(drops.get(who).is_some_and(|count| *count > 0), "{who}: {drops:?}");
+    }
+    assert_eq!(drops["ingress of x/b"], 0);
+    let text = bed.list("list table inet bosun-policy");
+    assert!(text.contains("drop comment \"ingress not allowed by deny\""), "{text}");
+}
+
+#[test]
+fn a_fresh_process_finds_everything_right_and_flows_go_on() {
+    let Some(mut bed) = Bed::new("restart") else { return };
+    let allow = json!({"metadata": {"namespace": "x", "name": "p"}, "spec": {"podSelector": {},
+        "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}, {"ipBlock": {"cidr": "10.9.0.0/16",
+            "except": ["10.9.1.0/24"]}}], "ports": [{"port": "serve-80-tcp"}, {"port": 80, "endPort": 90}]}]}});
+    let (name, policy) = read(&allow);
+    bed.keeper.note(Change::Policy(name.clone(), Some(policy.clone())));
+    bed.keeper.note(deny("y", &["Egress", "Ingress"]));
+    bed.sync();
+    bed.keeper.note(Change::Policy(Name::new("y", "deny"), None));
+    assert_eq!(bed.sync(), Step::Partial);
+    let listener = bed.pods[0].netns.run(|| TcpListener::bind("0.0.0.0:85").unwrap()).unwrap();
+    let mut flow = connect(&bed.pods[2].netns, bed.pods[0].four, 85).unwrap();
+    let (mut far, _) = listener.accept().unwrap();
+    let before = bed.list("list table inet bosun-policy");
+
+    bed.keeper = Keeper::new(bed::NODE, Box::new(Nft));
+    bed.note(objects());
+    bed.attach_all();
+    bed.keeper.note(Change::Policy(name.clone(), Some(policy)));
+    assert_eq!(bed.sync(), Step::Nothing);
+    assert_eq!(bed.list("list table inet bosun-policy"), before);
+
+    // What another hand took away comes back; what it put there goes.
+    bed.node
+        .run(|| {
+            Nft.apply("flush set inet bosun-policy own4\nadd element inet bosun-policy guarded { \"other\" }").unwrap();
+        })
+        .unwrap();
+    bed.keeper.doubt();
+    assert_eq!(bed.sync(), Step::Whole, "the two families' sets differ, so that nothing of it is trusted");
+    let chain = before.lines().find_map(|line| line.trim().strip_prefix("chain allow-")).unwrap();
+    let removal = format!("flush map inet bosun-policy ingress4\nflush chain inet bosun-policy allow-{chain}");
+    bed.node.run(|| Nft.apply(removal.trim_end_matches(" {")).unwrap()).unwrap();
+    bed.keeper.doubt();
+    assert_eq!(bed.sync(), Step::Adopted);
+    connect(&bed.pods[4].netns, bed.pods[0].four, 80).unwrap_err();
+
+    // A flow that was allowed when it began goes on under a policy that would not let it begin.
+    bed.keeper.note(Change::Policy(name, None));
+    bed.keeper.note(deny("x", &["Ingress", "Egress"]));
+    bed.sync();
+    connect(&bed.pods[2].netns, bed.pods[0].four, 80).unwrap_err();
+    flow.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    flow.write_all(b"ping").unwrap();
+    far.read_exact(&mut [0; 4]).unwrap();
+    far.write_all(b"pong").unwrap();
+    flow.read_exact(&mut [0; 4]).unwrap();
+}
+
+#[test]
+fn a_pod_sends_from_its_own_addresses_only() {
+    let Some(bed) = Bed::new("spoofing") else { return };
+    let target = bed.pods[4].netns.run(|| UdpSocket::bind("[::]:7000").unwrap()).unwrap();
+    target.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let heard = || target.recv_from(&mut [0; 8]).ok().map(|(_, from)| from.ip().to_canonical());
+    for sender in [0, 5] {
+        let own = &bed.pods[sender];
+        for (foreign, goal) in [("10.244.1.77", bed.pods[4].four), ("fd00:244::77", bed.pods[4].six)] {
+            own.netns
+                .run(|| {
+                    let mut network = Kernel::open().unwrap();
+                    let link = network.link("eth0").unwrap().unwrap().index;
+                    let bits = if foreign.contains(':') { 128 } else { 32 };
+                    network.add_address(Address { link, net: format!("{foreign}/{bits}").parse().unwrap() }).unwrap();
+                })
+                .unwrap();
+            let send = |from: IpAddr| {
+                let socket = own.netns.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+                socket.send_to(b"x", (goal, 7000)).unwrap();
+            };
+            send(if goal.is_ipv4() { own.four } else { own.six });
+            assert_eq!(heard(), Some(if goal.is_ipv4() { own.four } else { own.six }), "{}", PODS[sender]);
+            send(ip(foreign));
+            assert_eq!(heard(), None, "{} as {foreign}", PODS[sender]);
+        }
+    }
+    let drops = bed.node.run(|| sync::drops(&Nft).unwrap()).unwrap();
+    assert!(drops["what pods sent from addresses not their own"] >= 4, "{drops:?}");
+}
+
+#[test]
+fn a_bridge_brings_an_isolated_pod_only_what_is_sent_to_it() {
+    let Some(mut bed) = Bed::new("flooding") else { return };
+    let target = bed.pods[1].netns.run(|| UdpSocket::bind("[::]:7000").unwrap()).unwrap();
+    target.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let heard = || target.recv_from(&mut [0; 8]).is_ok();
+    let shout = |goal: &str| {
+        let goal: SocketAddr = goal.parse().unwrap();
+        let from = if goal.is_ipv4() { bed.pods[0].four } else { bed.pods[0].six };
+        let socket = bed.pods[0].netns.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket.send_to(b"x", goal).unwrap();
+    };
+    shout("10.244.1.127:7000");
+    assert!(heard(), "a broadcast, while nobody is isolated");
+    bed.keeper.note(deny("x", &["Ingress"]));
+    let keeper = &mut bed.keeper;
+    bed.node.run(|| keeper.sync().unwrap()).unwrap();
+    shout("10.244.1.127:7000");
+    assert!(!heard(), "a broadcast");
+}
+
+/// A Service's address is translated before the policies look, and the source only after.
+#[test]
+fn policies_see_the_pod_behind_a_service() {
+    let Some(mut bed) = Bed::new("service") else { return };
+    let rules = "table ip proxy {
+  chain prerouting { type nat hook prerouting priority -100; ip daddr 10.96.0.1 dnat to 10.244.1.10; }
+  chain postrouting { type nat hook postrouting priority 100; ip daddr 10.244.1.10 masquerade; }
+}";
+    bed.node.run(|| Nft.apply(rules).unwrap()).unwrap();
+    let allow = json!({"metadata": {"namespace": "x", "name": "p"}, "spec": {"podSelector": {"matchLabels": {"pod": "a"}},
+        "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}]}});
+    let (name, policy) = read(&allow);
+    bed.keeper.note(Change::Policy(name, Some(policy)));
+    bed.sync();
+    for (from, member) in bed.pods.iter().enumerate().skip(1) {
+        let outcome = connect(&member.netns, ip("10.96.0.1"), 80).map(drop);
+        assert_eq!(outcome.is_ok(), PODS[from].starts_with('y'), "{}", PODS[from]);
+    }
+    // A pod reaches itself by its Service.
+    connect(&bed.pods[0].netns, ip("10.96.0.1"), 80).unwrap();
+}
+
+#[test]
+fn a_finished_pod_loses_what_its_labels_gave() {
+    let Some(mut bed) = Bed::new("finished") else { return };
+    let allow = json!({"metadata": {"namespace": "x", "name": "p"}, "spec": {"podSelector": {"matchLabels": {"pod": "a"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"pod": "b"}}}]}]}});
+    let (name, policy) = read(&allow);
+    bed.keeper.note(Change::Policy(name, Some(policy)));
+    bed.sync();
+    connect(&bed.pods[1].netns, bed.pods[0].four, 80).unwrap();
+    let (name, own) = pod(1);
+    bed.keeper.note(Change::Pod(name, Some(Pod { finished: true, ..own })));
+    assert_eq!(bed.sync(), Step::Partial);
+    connect(&bed.pods[1].netns, bed.pods[0].four, 80).unwrap_err();
+}
