@@ -37,9 +37,6 @@ use status::Report;
 const DEFERRAL: Duration = Duration::from_secs(30);
 /// Changes handed on at once.
 const CHANGES: usize = 4096;
-/// After so many changes and a lull, the room that they took is given back.
-const BURST: usize = 10_000;
-const LULL: Duration = Duration::from_secs(1);
 
 /// What the daemon is to do with the kernel's routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,13 +160,11 @@ fn check(config: &Config) -> Result<(), Error> {
 /// Tells the daemon what changed, and once that the table is complete.
 async fn hand_on(shared: Arc<Shared>, events: mpsc::Sender<Event>) {
     let mut synchronised = false;
-    let mut burst = 0;
     loop {
         let (changes, waiting) = {
             let mut rib = lock(&shared.rib);
             (rib.take_changes(CHANGES), rib.is_waiting())
         };
-        burst += changes.len();
         let event = match (changes.is_empty(), waiting || synchronised) {
             (false, _) => Event::Changes(changes),
             (true, false) => {
@@ -177,12 +172,7 @@ async fn hand_on(shared: Arc<Shared>, events: mpsc::Sender<Event>) {
                 Event::Synchronised
             }
             (true, true) => {
-                if burst < BURST {
-                    shared.changed.notified().await;
-                } else if tokio::time::timeout(LULL, shared.changed.notified()).await.is_err() {
-                    kernel::process::give_memory_back();
-                    burst = 0;
-                }
+                shared.changed.notified().await;
                 continue;
             }
         };
