@@ -100,7 +100,8 @@ impl Rib {
     /// Whether a peer is to be told something.
     pub fn has_updates(&self, id: PeerId) -> bool {
         let ready = |peer: &&Peer| !self.is_waiting() && peer.live.is_some();
-        self.peers.get(&id).filter(ready).is_some_and(|peer| !peer.pending.is_empty() || !peer.owed.is_empty())
+        let pending = self.pending.get(&id).is_some_and(|pending| !pending.is_empty());
+        self.peers.get(&id).filter(ready).is_some_and(|peer| pending || !peer.owed.is_empty())
     }
 
     /// The bytes of UPDATEs about the next prefixes, up to `most`, and of End-of-RIB after the last. Empty where there is
@@ -110,12 +111,11 @@ impl Rib {
         if !self.has_updates(id) {
             return out;
         }
-        let Some(peer) = self.peers.get_mut(&id) else { return out };
-        let taken = peer.pending.take(most);
+        let taken = self.pending.get_mut(&id).map(|pending| pending.take(most)).unwrap_or_default();
         let sent = self.encode(id, &taken, &mut out);
-        let Some(peer) = self.peers.get_mut(&id) else { return out };
+        let (Some(peer), Some(pending)) = (self.peers.get_mut(&id), self.pending.get(&id)) else { return out };
         peer.counts.sent = peer.counts.sent.saturating_add_signed(sent);
-        let done: Vec<Family> = peer.owed.iter().copied().filter(|family| peer.pending.is_empty_of(*family)).collect();
+        let done: Vec<Family> = peer.owed.iter().copied().filter(|family| pending.is_empty_of(*family)).collect();
         for family in done {
             peer.owed.remove(&family);
             end_of_rib(family, &mut out);

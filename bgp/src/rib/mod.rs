@@ -22,7 +22,7 @@ use crate::session::Negotiated;
 
 use select::Origin;
 pub use select::Selection;
-use table::{Interner, Pending, Tables};
+use table::{Interner, Pending, Replaced, Tables};
 pub use table::{LOCAL, Path, PeerId};
 
 /// What this speaker is.
@@ -51,6 +51,9 @@ pub struct Policy {
     pub local_as: Option<u32>,
 }
 
+const NOBODY: Origin =
+    Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+
 /// A session that stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
@@ -67,11 +70,18 @@ pub struct Counts {
     pub sent: usize,
 }
 
+impl Counts {
+    /// One route in place of another; whether each was rejected.
+    fn change(&mut self, old: Option<bool>, new: Option<bool>) {
+        self.received = self.received + usize::from(new.is_some()) - usize::from(old.is_some());
+        self.accepted = self.accepted + usize::from(new == Some(false)) - usize::from(old == Some(false));
+    }
+}
+
 struct Peer {
     policy: Policy,
     origin: Origin,
     live: Option<Live>,
-    pending: Pending,
     /// Families whose End-of-RIB is still to be sent.
     owed: BTreeSet<Family>,
     /// Families of which the peer's End-of-RIB has not come.
@@ -102,6 +112,8 @@ pub struct Rib {
     tables: Tables,
     interner: Interner,
     peers: BTreeMap<PeerId, Peer>,
+    /// What each peer with a session is to be told.
+    pending: BTreeMap<PeerId, Pending>,
     changed: Pending,
     /// Peers whose routes are awaited after a restart before anything is told (RFC 4724 section 4.1).
     awaited: Option<BTreeSet<PeerId>>,
@@ -115,19 +127,17 @@ impl Rib {
             tables: Tables::default(),
             interner: Interner::default(),
             peers: BTreeMap::new(),
+            pending: BTreeMap::new(),
             changed: Pending::default(),
             awaited: restarting.then(BTreeSet::new),
         }
     }
 
     pub fn add_peer(&mut self, id: PeerId, policy: Policy) {
-        let nobody =
-            Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
         let peer = Peer {
             policy,
-            origin: nobody,
+            origin: NOBODY,
             live: None,
-            pending: Pending::default(),
             owed: BTreeSet::new(),
             unheard: BTreeSet::new(),
             counts: Counts::default(),
@@ -162,8 +172,8 @@ impl Rib {
     }
 
     fn tell_again(&mut self, id: PeerId, told: Vec<Prefix>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        told.into_iter().for_each(|prefix| peer.pending.add(prefix, true));
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        told.into_iter().for_each(|prefix| pending.add(prefix, true));
         self.tell_all(id);
     }
 
@@ -175,7 +185,7 @@ impl Rib {
             identifier: live.negotiated.identifier,
             address: live.peer_address,
         };
-        peer.pending = Pending::default();
+        self.pending.insert(id, Pending::default());
         peer.counts.sent = 0;
         peer.owed = live.negotiated.families.iter().copied().collect();
         peer.unheard = peer.owed.clone();
@@ -198,7 +208,7 @@ impl Rib {
     pub fn down(&mut self, id: PeerId, kept: &[Family]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.live = None;
-        peer.pending = Pending::default();
+        self.pending.remove(&id);
         peer.counts.sent = 0;
         for family in Family::ALL {
             if kept.contains(&family) {
@@ -218,17 +228,13 @@ impl Rib {
 
     /// Takes what a peer told.
     pub fn update(&mut self, id: PeerId, update: Update) {
-        let Some(families) =
-            self.peers.get(&id).and_then(|peer| peer.live.as_ref()).map(|live| live.negotiated.families.clone())
-        else {
-            return;
-        };
         for prefix in update.withdrawn {
             self.replace(prefix, id, None);
         }
         for announced in update.announced {
-            let spoken = announced.prefixes.first().is_some_and(|prefix| families.contains(&prefix.family()));
-            if spoken {
+            let live = self.peers.get(&id).and_then(|peer| peer.live.as_ref());
+            let families = live.map_or(&[][..], |live| &live.negotiated.families);
+            if announced.prefixes.first().is_some_and(|prefix| families.contains(&prefix.family())) {
                 self.announced(id, announced.attributes, &announced.prefixes);
             }
         }
@@ -325,33 +331,20 @@ impl Rib {
 
     /// All of it is told to a peer again, which asked for it (RFC 2918).
     pub fn refresh(&mut self, id: PeerId, family: Family) {
-        let prefixes: Vec<Prefix> = self.exported(id, family).collect();
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        prefixes.into_iter().for_each(|prefix| peer.pending.add(prefix, true));
+        let prefixes = self.exported(id, family);
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        prefixes.into_iter().for_each(|prefix| pending.add(prefix, true));
     }
 
     /// Puts a peer's path in place, or takes it away, and remembers who is to hear of it.
     fn replace(&mut self, prefix: Prefix, id: PeerId, path: Option<Path>) {
-        let before = self.selection(prefix);
-        let count = |counts: &mut Counts, path: &Path, sign: isize| {
-            counts.received = counts.received.saturating_add_signed(sign);
-            counts.accepted = counts.accepted.saturating_add_signed(if path.rejected { 0 } else { sign });
-        };
         let fresh = path.as_ref().map(|path| path.rejected);
-        let old = match path {
-            Some(path) => self.tables.put(prefix, path),
-            None => self.tables.take(prefix, id),
-        };
+        let (peers, most) = (&self.peers, self.identity.maximum_paths);
+        let Replaced { old, before, after } =
+            self.tables.replace(prefix, id, path, |paths| select::select(paths, most, |id| origin(peers, id)));
         if let Some(peer) = self.peers.get_mut(&id) {
-            if let Some(old) = &old {
-                count(&mut peer.counts, old, -1);
-            }
-            if let Some(rejected) = fresh {
-                peer.counts.received += 1;
-                peer.counts.accepted += usize::from(!rejected);
-            }
+            peer.counts.change(old.map(|path| path.rejected), fresh);
         }
-        let after = self.selection(prefix);
         if before.same(&after) {
             return;
         }
@@ -367,31 +360,36 @@ impl Rib {
     }
 
     fn tell(&mut self, prefix: Prefix, before: Option<&Path>, after: Option<&Path>) {
-        let ids: Vec<PeerId> = self.peers.iter().filter(|(_, peer)| peer.live.is_some()).map(|(id, _)| *id).collect();
-        for id in ids {
-            let told = before.is_some_and(|path| self.export(id, prefix, path).is_some());
-            let tells = told || after.is_some_and(|path| self.export(id, prefix, path).is_some());
-            if let (true, Some(peer)) = (tells, self.peers.get_mut(&id)) {
-                peer.pending.add(prefix, told);
+        // Taken out for the while: whether a peer is told is asked of all the rest.
+        let mut pending = std::mem::take(&mut self.pending);
+        for (id, pending) in &mut pending {
+            let told = before.is_some_and(|path| self.export(*id, prefix, path).is_some());
+            if told || after.is_some_and(|path| self.export(*id, prefix, path).is_some()) {
+                pending.add(prefix, told);
             }
         }
+        self.pending = pending;
     }
 
     /// Everything that a peer may know is to be told to it.
     fn tell_all(&mut self, id: PeerId) {
         let Some(live) = self.peers.get(&id).and_then(|peer| peer.live.as_ref()) else { return };
         for family in live.negotiated.families.clone() {
-            let prefixes: Vec<Prefix> = self.exported(id, family).collect();
-            let Some(peer) = self.peers.get_mut(&id) else { return };
-            prefixes.into_iter().for_each(|prefix| peer.pending.add(prefix, false));
+            let prefixes = self.exported(id, family);
+            let Some(pending) = self.pending.get_mut(&id) else { return };
+            prefixes.into_iter().for_each(|prefix| pending.add(prefix, false));
         }
     }
 
-    fn exported(&self, id: PeerId, family: Family) -> impl Iterator<Item = Prefix> + '_ {
-        self.tables.iter(family).filter_map(move |(prefix, paths)| {
+    /// What a peer is told of a family, those with the same attributes together.
+    fn exported(&self, id: PeerId, family: Family) -> Vec<Prefix> {
+        let exported = |(prefix, paths)| {
             let best = self.choose(paths).best?;
-            self.export(id, prefix, &best).map(|_| prefix)
-        })
+            self.export(id, prefix, &best).map(|_| (Arc::as_ptr(&best.attributes) as usize, prefix))
+        };
+        let mut found: Vec<(usize, Prefix)> = self.tables.iter(family).filter_map(exported).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, prefix)| prefix).collect()
     }
 
     fn selection(&self, prefix: Prefix) -> Selection {
@@ -399,9 +397,7 @@ impl Rib {
     }
 
     fn choose(&self, paths: &[Path]) -> Selection {
-        let nobody =
-            Origin { external: false, identifier: Ipv4Addr::UNSPECIFIED, address: Ipv4Addr::UNSPECIFIED.into() };
-        select::select(paths, self.identity.maximum_paths, |id| self.peers.get(&id).map_or(nobody, |peer| peer.origin))
+        select::select(paths, self.identity.maximum_paths, |id| origin(&self.peers, id))
     }
 
     fn of_peer(&self, id: PeerId, family: Family, which: fn(&Path) -> bool) -> impl Iterator<Item = Prefix> + '_ {
@@ -422,13 +418,7 @@ impl Rib {
     }
 
     fn mark_stale(&mut self, id: PeerId, family: Family) {
-        let prefixes: Vec<Prefix> = self.of_peer(id, family, |_| true).collect();
-        for prefix in prefixes {
-            let path = self.tables.get(prefix).iter().find(|path| path.peer == id).cloned();
-            if let Some(path) = path {
-                self.tables.put(prefix, Path { stale: true, ..path });
-            }
-        }
+        self.tables.for_each_mut(family, |path| path.stale |= path.peer == id);
     }
 
     fn heard(&mut self, id: PeerId) {
@@ -489,6 +479,11 @@ impl Rib {
     pub fn attribute_sets(&self) -> usize {
         self.interner.len()
     }
+}
+
+/// What the decision knows of a peer; of one that was never heard of, nothing.
+fn origin(peers: &BTreeMap<PeerId, Peer>, id: PeerId) -> Origin {
+    peers.get(&id).map_or(NOBODY, |peer| peer.origin)
 }
 
 fn peer_type(external: bool) -> PeerType {

@@ -1,8 +1,12 @@
 //! Prefixes and the paths to them, small: a million routes of one peer take 24 bytes each, and equal attributes one copy.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
+
+use super::select::Selection;
 use crate::attributes::Attributes;
 use crate::prefix::{Family, Key, Net4, Net6, Prefix};
 
@@ -43,6 +47,13 @@ impl Paths {
         }
     }
 
+    fn as_mut_slice(&mut self) -> &mut [Path] {
+        match self {
+            Self::One(path) => std::slice::from_mut(path),
+            Self::Many(paths) => paths,
+        }
+    }
+
     fn put(&mut self, path: Path) -> Option<Path> {
         let replaced = match self {
             Self::One(old) if old.peer == path.peer => return Some(std::mem::replace(old, path)),
@@ -58,45 +69,69 @@ impl Paths {
         *self = Self::Many(Box::new(vec![replaced, path]));
         None
     }
+
+    /// Takes a peer's path out where there are others too.
+    fn take(&mut self, id: PeerId) -> Option<Path> {
+        let Self::Many(paths) = self else { return None };
+        let taken = paths.iter().position(|path| path.peer == id).map(|at| paths.remove(at));
+        if paths.len() == 1 {
+            *self = Self::One(paths.remove(0));
+        }
+        taken
+    }
 }
 
 struct Table<K>(HashMap<K, Paths>);
 
 impl<K> Default for Table<K> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self(HashMap::default())
     }
 }
 
+/// What became of a prefix.
+pub struct Replaced {
+    /// What the peer had told before.
+    pub old: Option<Path>,
+    pub before: Selection,
+    pub after: Selection,
+}
+
 impl<K: Key> Table<K> {
-    fn put(&mut self, key: K, path: Path) -> Option<Path> {
-        match self.0.entry(key) {
-            std::collections::hash_map::Entry::Occupied(mut entry) => entry.get_mut().put(path),
-            std::collections::hash_map::Entry::Vacant(entry) => {
+    /// In one look at the prefix: most of the time goes into finding it.
+    fn replace(&mut self, key: K, id: PeerId, path: Option<Path>, choose: impl Fn(&[Path]) -> Selection) -> Replaced {
+        match (self.0.entry(key), path) {
+            (Entry::Vacant(_), None) => {
+                Replaced { old: None, before: Selection::default(), after: Selection::default() }
+            }
+            (Entry::Vacant(entry), Some(path)) => {
+                let after = choose(std::slice::from_ref(&path));
                 entry.insert(Paths::One(path));
-                None
+                Replaced { old: None, before: Selection::default(), after }
+            }
+            (Entry::Occupied(mut entry), Some(path)) => {
+                let before = choose(entry.get().as_slice());
+                let old = entry.get_mut().put(path);
+                Replaced { old, before, after: choose(entry.get().as_slice()) }
+            }
+            (Entry::Occupied(mut entry), None) => {
+                let before = choose(entry.get().as_slice());
+                if entry.get().as_slice().iter().all(|path| path.peer == id) {
+                    let old = entry.remove().as_slice().first().cloned();
+                    self.give_back();
+                    return Replaced { old, before, after: Selection::default() };
+                }
+                let old = entry.get_mut().take(id);
+                Replaced { old, before, after: choose(entry.get().as_slice()) }
             }
         }
     }
 
-    fn take(&mut self, key: K, peer: PeerId) -> Option<Path> {
-        let paths = self.0.get_mut(&key)?;
-        if let Paths::Many(many) = paths {
-            let taken = many.iter().position(|path| path.peer == peer).map(|at| many.remove(at));
-            if let [_] = many[..] {
-                *paths = Paths::One(many.remove(0));
-            }
-            return taken;
-        }
-        if paths.as_slice()[0].peer != peer {
-            return None;
-        }
-        let taken = self.0.remove(&key).map(|paths| paths.as_slice()[0].clone());
-        // After a peer with many routes is gone, the room that they had is given back.
+    /// After a peer with many routes is gone, the room that they had is given back.
+    fn give_back(&mut self) {
         if self.0.capacity() > 4096 && self.0.len() * 8 < self.0.capacity() {
             self.0.shrink_to(self.0.len() * 2);
         }
-        taken
     }
 }
 
@@ -116,18 +151,25 @@ impl Tables {
         paths.map_or(&[], Paths::as_slice)
     }
 
-    /// Puts a peer's path in place of what it told before, which is given back.
-    pub fn put(&mut self, prefix: Prefix, path: Path) -> Option<Path> {
+    /// Puts a peer's path in place of what it told before, or takes that away.
+    pub fn replace(
+        &mut self,
+        prefix: Prefix,
+        id: PeerId,
+        path: Option<Path>,
+        choose: impl Fn(&[Path]) -> Selection,
+    ) -> Replaced {
         match prefix {
-            Prefix::V4(net) => self.v4.put(net, path),
-            Prefix::V6(net) => self.v6.put(net, path),
+            Prefix::V4(net) => self.v4.replace(net, id, path, choose),
+            Prefix::V6(net) => self.v6.replace(net, id, path, choose),
         }
     }
 
-    pub fn take(&mut self, prefix: Prefix, peer: PeerId) -> Option<Path> {
-        match prefix {
-            Prefix::V4(net) => self.v4.take(net, peer),
-            Prefix::V6(net) => self.v6.take(net, peer),
+    /// Calls `change` with every path of a family.
+    pub fn for_each_mut(&mut self, family: Family, change: impl FnMut(&mut Path)) {
+        match family {
+            Family::Ipv4 => self.v4.0.values_mut().flat_map(Paths::as_mut_slice).for_each(change),
+            Family::Ipv6 => self.v6.0.values_mut().flat_map(Paths::as_mut_slice).for_each(change),
         }
     }
 
@@ -178,49 +220,71 @@ impl Interner {
     }
 }
 
-/// Prefixes to look at, each once, and whether they had been told.
+/// Prefixes to look at, each once, and whether they had been told. They keep the order in which they came, because routes
+/// that share attributes come together, and go together into one UPDATE.
 #[derive(Default)]
 pub struct Pending {
-    v4: HashMap<Net4, bool>,
-    v6: HashMap<Net6, bool>,
+    v4: Queue<Net4>,
+    v6: Queue<Net6>,
+}
+
+struct Queue<K> {
+    told: HashMap<K, bool>,
+    order: VecDeque<K>,
+}
+
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Self { told: HashMap::default(), order: VecDeque::new() }
+    }
 }
 
 impl Pending {
     /// The first word about a prefix counts.
     pub fn add(&mut self, prefix: Prefix, told: bool) {
         match prefix {
-            Prefix::V4(net) => self.v4.entry(net).or_insert(told),
-            Prefix::V6(net) => self.v6.entry(net).or_insert(told),
-        };
+            Prefix::V4(net) => self.v4.add(net, told),
+            Prefix::V6(net) => self.v6.add(net, told),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
+        self.v4.order.is_empty() && self.v6.order.is_empty()
     }
 
     pub fn is_empty_of(&self, family: Family) -> bool {
         match family {
-            Family::Ipv4 => self.v4.is_empty(),
-            Family::Ipv6 => self.v6.is_empty(),
+            Family::Ipv4 => self.v4.order.is_empty(),
+            Family::Ipv6 => self.v6.order.is_empty(),
         }
     }
 
     /// Takes up to `most` out, of one family.
     pub fn take(&mut self, most: usize) -> Vec<(Prefix, bool)> {
-        if self.v4.is_empty() { take(&mut self.v6, most) } else { take(&mut self.v4, most) }
+        if self.v4.order.is_empty() { self.v6.take(most) } else { self.v4.take(most) }
     }
 }
 
-fn take<K: Key>(map: &mut HashMap<K, bool>, most: usize) -> Vec<(Prefix, bool)> {
-    if map.len() <= most {
-        // A fresh map, so that the room of a whole table is given back.
-        return std::mem::take(map).into_iter().map(|(key, told)| (key.prefix(), told)).collect();
+impl<K: Key> Queue<K> {
+    fn add(&mut self, key: K, told: bool) {
+        if let Entry::Vacant(entry) = self.told.entry(key) {
+            entry.insert(told);
+            self.order.push_back(key);
+        }
     }
-    let keys: Vec<(K, bool)> = map.iter().take(most).map(|(key, told)| (*key, *told)).collect();
-    for (key, _) in &keys {
-        map.remove(key);
+
+    fn take(&mut self, most: usize) -> Vec<(Prefix, bool)> {
+        let count = most.min(self.order.len());
+        let mut taken = Vec::with_capacity(count);
+        for key in self.order.drain(..count) {
+            taken.push((key.prefix(), self.told.remove(&key).unwrap_or_default()));
+        }
+        if self.order.is_empty() && self.told.capacity() > 4096 {
+            // The room of a whole table is given back.
+            *self = Self::default();
+        }
+        taken
     }
-    keys.into_iter().map(|(key, told)| (key.prefix(), told)).collect()
 }
 
 #[cfg(test)]

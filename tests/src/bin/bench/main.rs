@@ -161,7 +161,7 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(cri::measure(&socket, &load))?
         }
         Measurement::Bgp { side, routes, rounds } => bgp::rounds(side, routes, rounds)?,
-        Measurement::BgpSpeaker => runtime.block_on(bgp::speaker())?,
+        Measurement::BgpSpeaker => bgp::speaker()?,
         Measurement::Policy { policies, pods, others, changes } => {
             policy::measure(&policy::Load { policies, pods, others, changes })?
         }
