@@ -1,10 +1,12 @@
 //! What the table `filter` lacks of a container's rules, and what it has of rules that are nobody's any more: scripts
 //! for iptables-restore, from what iptables-save says.
 //!
-//!     FORWARD                ▶ CNI-ISOLATION-STAGE-1, then ▶ CNI-FORWARD, before everything else
-//!     CNI-FORWARD            ▶ the administrator's chain; answers to the container, and all from it, pass
-//!     CNI-ISOLATION-STAGE-1  from a bridge to elsewhere ▶ CNI-ISOLATION-STAGE-2; isolated: within it, drop
-//!     CNI-ISOLATION-STAGE-2  to a bridge, drop
+//! ```text
+//! FORWARD                ▶ CNI-ISOLATION-STAGE-1, then ▶ CNI-FORWARD, before everything else
+//! CNI-FORWARD            ▶ the administrator's chain; answers to the container, and all from it, pass
+//! CNI-ISOLATION-STAGE-1  from a bridge to elsewhere ▶ CNI-ISOLATION-STAGE-2; isolated: within it, drop
+//! CNI-ISOLATION-STAGE-2  to a bridge, drop
+//! ```
 
 use std::net::IpAddr;
 

@@ -1,14 +1,18 @@
 //! The folder of one network, which the reference plugin reads and writes too:
 //!
-//!     ADDRESS              `CONTAINER\r\nINTERFACE`: whose the address is
-//!     last_reserved_ip.N   the address given out last from range set N
-//!     lock
+//! ```text
+//! ADDRESS              `CONTAINER\r\nINTERFACE`: whose the address is
+//! last_reserved_ip.N   the address given out last from range set N
+//! lock
+//! ```
 //!
 //! and beside them what only this plugin knows, so that nothing costs more where many addresses are in use:
 //!
-//!     held/CONTAINER:INTERFACE:N   a link to the attachment's Nth address
-//!     bosun-taken.N                see [`Taken`]
-//!     bosun-boot                   the boot in which the links were made: those of an earlier one are nobody's
+//! ```text
+//! held/CONTAINER:INTERFACE:N   a link to the attachment's Nth address
+//! bosun-taken.N                see [`Taken`]
+//! bosun-boot                   the boot in which the links were made: those of an earlier one are nobody's
+//! ```
 //!
 //! The files of addresses alone decide whose an address is; all else is believed only where they agree.
 
