@@ -105,17 +105,13 @@ impl Transport {
     }
 
     /// Ends the connection. What the peer still sends is read, or closing would take back what it has not read yet.
-    pub async fn part(mut self) {
-        // A client leaves once it was told all. A kubelet or an API server between us, which passes bytes on, would drop
-        // what is under way when we leave first: at the end of one side it closes both.
-        if let Self::Bytes(io) = &mut self {
-            let _ = tokio::time::timeout(LINGER, drain(io)).await;
-        }
+    pub async fn part(self) {
         let parting = async {
             match self {
                 Self::Bytes(mut io) => {
                     io.shutdown().await?;
-                    drain(&mut io).await?;
+                    let mut rest = vec![0; CHUNK];
+                    while io.read(&mut rest).await? > 0 {}
                 }
                 Self::Messages { mut socket, .. } => {
                     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
@@ -128,12 +124,6 @@ impl Transport {
         // A peer that is gone has parted.
         let _ = tokio::time::timeout(LINGER, parting).await;
     }
-}
-
-async fn drain(io: &mut TokioIo<Upgraded>) -> io::Result<()> {
-    let mut rest = vec![0; CHUNK];
-    while io.read(&mut rest).await? > 0 {}
-    Ok(())
 }
 
 fn message(piece: Bytes, text: bool) -> Message {
