@@ -19,6 +19,8 @@ use crate::stream::{Connection, Executor, Outcome, Streams};
 
 /// What a client that is slow may take to read the last output of a command that has ended.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long the output of a command that has ended may stay open before whoever else holds it is not waited for.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
 /// What a terminal's processes are told when it is gone.
 const SIGHUP: u32 = 1;
 
@@ -61,11 +63,17 @@ async fn exec(shim: &Arc<Shim>, request: ExecRequest, streams: Streams) -> Resul
     let command = Command::prepare(shim, &container.record().id, &wanted).await?;
     let done = run(shim, &command, &wanted, streams).await;
     match done {
-        Ok((code, output)) => {
-            // With its process deleted the shim lets the pipes go, whoever else holds the command's output.
-            command.discard().await;
-            if tokio::time::timeout(DRAIN, output).await.is_err() {
-                tracing::debug!("a client did not read the last output of its command");
+        Ok((code, mut output)) => {
+            // The process is deleted when its output has been read: with it the shim drops what it holds of that after a
+            // time. It is deleted meanwhile where others hold the output open, since only then the shim lets it go.
+            match tokio::time::timeout(LAST_OUTPUT, &mut output).await {
+                Ok(()) => command.discard().await,
+                Err(_) => {
+                    let (read, ()) = tokio::join!(tokio::time::timeout(DRAIN, output), command.discard());
+                    if read.is_err() {
+                        tracing::debug!("a client did not read the last output of its command");
+                    }
+                }
             }
             Ok(code)
         }

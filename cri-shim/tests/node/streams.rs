@@ -72,6 +72,34 @@ async fn talk(url: &str, sent: &[(u8, &str)]) -> [String; 4] {
 }
 
 #[test]
+fn all_that_a_command_printed_arrives() {
+    on_a_node("streams::all_that_a_command_printed_arrives", async |node| {
+        let mut shim = node.serve().await;
+        let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
+        let id = shim.create(&sandbox, &container("app", "while :; do sleep 1; done")).await;
+        shim.start(&id).await;
+        let exec = |script: &str| ExecRequest {
+            container_id: id.clone(),
+            cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            stdout: true,
+            ..ExecRequest::default()
+        };
+        // More than the pipes on the way hold when the command ends.
+        for turn in 0..40 {
+            let request = exec("head -c 200000 /dev/zero | tr '\\0' x");
+            let url = shim.runtime.exec(request).await.unwrap().into_inner().url;
+            assert_eq!(talk(&url, &[]).await[1].len(), 200_000, "turn {turn}");
+        }
+        // Another process may hold the output open for longer than anybody waits.
+        let url = shim.runtime.exec(exec("sleep 60 & echo up")).await.unwrap().into_inner().url;
+        assert_eq!(talk(&url, &[]).await[1], "up\n");
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
+#[test]
 fn a_client_runs_commands_and_attaches() {
     on_a_node("streams::a_client_runs_commands_and_attaches", async |node| {
         let mut shim = node.serve().await;
