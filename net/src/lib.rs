@@ -12,6 +12,7 @@ pub mod routes;
 mod run;
 pub mod speaker;
 pub mod trace;
+mod watch;
 
 pub use options::Options;
 pub use run::{Ground, run};

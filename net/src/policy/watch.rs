@@ -1,19 +1,17 @@
 //! The watches of pods, namespaces and policies, turned into [`Change`]s. Objects are read and dropped.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
 use super::model::{self, Name, read_labels};
 use super::plan::Change;
+use crate::watch::{Present, next};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -64,19 +62,11 @@ where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     N: From<Told>,
 {
+    let what = format!("{source:?}");
     let config = watcher::Config::default().streaming_lists();
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
     let mut present = Present::default();
-    loop {
-        let event = match events.try_next().await {
-            Ok(Some(event)) => event,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!("cannot watch {source:?}: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    while let Some(event) = next(&what, &mut events).await {
         let listed = matches!(event, Event::InitDone);
         let changes = present.take(event).into_iter().map(|(name, object)| Told::Change(change(name, object)));
         for told in changes.collect::<Vec<_>>().into_iter().chain(listed.then_some(Told::Listed(source))) {
@@ -84,69 +74,5 @@ where
                 return;
             }
         }
-    }
-}
-
-/// The names that are there, so that a new list shows what went meanwhile.
-#[derive(Default)]
-struct Present {
-    names: BTreeSet<Name>,
-    /// Of a list under way.
-    listed: BTreeSet<Name>,
-}
-
-impl Present {
-    /// What an event says of each object that it concerns.
-    fn take<K: ResourceExt>(&mut self, event: Event<K>) -> Vec<(Name, Option<K>)> {
-        match event {
-            Event::Init => {
-                self.listed.clear();
-                Vec::new()
-            }
-            Event::InitApply(object) => {
-                self.listed.insert(Name::of(&object));
-                vec![(Name::of(&object), Some(object))]
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listed);
-                let gone = std::mem::replace(&mut self.names, listed);
-                gone.into_iter().filter(|name| !self.names.contains(name)).map(|name| (name, None)).collect()
-            }
-            Event::Apply(object) => {
-                self.names.insert(Name::of(&object));
-                vec![(Name::of(&object), Some(object))]
-            }
-            Event::Delete(object) => {
-                self.names.remove(&Name::of(&object));
-                vec![(Name::of(&object), None)]
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_new_list_shows_what_went() {
-        let pod = |name: &str| {
-            let mut pod = Pod::default();
-            pod.metadata.name = Some(name.into());
-            pod.metadata.namespace = Some("a".into());
-            pod
-        };
-        let mut present = Present::default();
-        let said = |changes: Vec<(Name, Option<Pod>)>| {
-            changes.into_iter().map(|(name, pod)| (name.to_string(), pod.is_some())).collect::<Vec<_>>()
-        };
-        assert_eq!(said(present.take(Event::Init)), []);
-        assert_eq!(said(present.take(Event::InitApply(pod("one")))), [("a/one".into(), true)]);
-        assert_eq!(said(present.take(Event::InitDone)), []);
-        assert_eq!(said(present.take(Event::Apply(pod("two")))), [("a/two".into(), true)]);
-        said(present.take(Event::Init));
-        present.take(Event::InitApply(pod("two")));
-        assert_eq!(said(present.take(Event::InitDone)), [("a/one".into(), false)]);
-        assert_eq!(said(present.take(Event::Delete(pod("two")))), [("a/two".into(), false)]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kernel::netlink;
@@ -16,6 +16,7 @@ use super::advertise::{Service, has_endpoint};
 use super::learned;
 use super::model::Node;
 use crate::config;
+use crate::watch::{Present, next};
 
 /// What the loop hears.
 #[derive(Debug)]
@@ -92,11 +93,11 @@ pub async fn config(client: Client, news: Sender<News>) {
 pub async fn services(client: Client, news: Sender<News>) {
     let config = watcher::Config::default().streaming_lists();
     let mut events = watcher::watcher(Api::<core::Service>::all(client), config).default_backoff().boxed();
-    let mut seen = Seen::default();
+    let mut present = Present::default();
     while let Some(event) = next("Services", &mut events).await {
-        for (name, service) in seen.changes(event) {
+        for (name, service) in present.take(event) {
             let service = service.and_then(|service| Service::read(&service));
-            if news.send(News::Service(name, service)).await.is_err() {
+            if news.send(News::Service(name.to_string(), service)).await.is_err() {
                 return;
             }
         }
@@ -108,11 +109,12 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
     let config = watcher::Config::default().labels("kubernetes.io/service-name").streaming_lists();
     let api: Api<discovery::EndpointSlice> = Api::all(client);
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
-    let mut seen = Seen::default();
+    let mut present = Present::default();
     // A slice that is gone does not say whose it was.
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     while let Some(event) = next("EndpointSlices", &mut events).await {
-        for (name, slice) in seen.changes(event) {
+        for (name, slice) in present.take(event) {
+            let name = name.to_string();
             let here = slice.as_ref().is_some_and(|slice| has_endpoint(slice, &node));
             let owner = match &slice {
                 Some(slice) => slice
@@ -130,59 +132,6 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
                 if news.send(News::Slice(service, name.clone(), here)).await.is_err() {
                     return;
                 }
-            }
-        }
-    }
-}
-
-/// The names that are there, so that a new list shows what went meanwhile.
-#[derive(Default)]
-struct Seen {
-    present: BTreeSet<String>,
-    listed: BTreeSet<String>,
-}
-
-impl Seen {
-    /// What an event tells, by namespace and name.
-    fn changes<K: kube::Resource>(&mut self, event: Event<K>) -> Vec<(String, Option<K>)> {
-        let name = |object: &K| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-        match event {
-            Event::Init => {
-                self.listed.clear();
-                Vec::new()
-            }
-            Event::InitApply(object) => {
-                self.listed.insert(name(&object));
-                vec![(name(&object), Some(object))]
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listed);
-                let before = std::mem::replace(&mut self.present, listed);
-                before.difference(&self.present).map(|name| (name.clone(), None)).collect()
-            }
-            Event::Apply(object) => {
-                self.present.insert(name(&object));
-                vec![(name(&object), Some(object))]
-            }
-            Event::Delete(object) => {
-                self.present.remove(&name(&object));
-                vec![(name(&object), None)]
-            }
-        }
-    }
-}
-
-/// The next event; failures are told and waited out by the stream's back-off.
-async fn next<K: Send>(
-    what: &str,
-    events: &mut (impl futures::Stream<Item = watcher::Result<Event<K>>> + Unpin),
-) -> Option<Event<K>> {
-    loop {
-        match events.try_next().await {
-            Ok(event) => return event,
-            Err(error) => {
-                tracing::warn!("cannot watch {what}: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
