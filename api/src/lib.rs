@@ -11,6 +11,7 @@ pub mod meta;
 pub mod names;
 pub mod patch;
 pub mod protobuf;
+pub mod protocol;
 pub mod quantity;
 pub mod schema;
 pub mod status;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernel::ipvs::Server;
 
 use crate::backend::Family;
-use crate::model::{Facts, Protocol};
+use crate::model::Facts;
 use crate::plan::{Action, From, Front, Masquerade, Plan, Rule};
 
 /// The sets that iptables asks. All hold (address, port), except for the first.
@@ -133,16 +133,7 @@ fn add_front(parts: &mut Parts, address: SocketAddr, (anyone, outside): (&Rule, 
         _ => None,
     });
     if let Some((endpoints, affinity)) = chosen {
-        let server = Server { protocol: number(anyone.protocol), address };
+        let server = Server { protocol: anyone.protocol.number(), address };
         parts.servers.insert(server, Virtual { persistence: *affinity, endpoints: endpoints.clone() });
-    }
-}
-
-/// IP's number.
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
     }
 }
