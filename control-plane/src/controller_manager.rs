@@ -8,7 +8,6 @@ use clap::ArgAction;
 use ipnetwork::IpNetwork;
 use lifecycle::Stop;
 
-use crate::client;
 use crate::controllers::{self, Context, NAMES, Pool};
 
 /// The controller manager's flags: kube-controller-manager's, as far as they are supported.
@@ -122,7 +121,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         None => None,
     };
     let pools = options.pools()?;
-    let client = client::connect(&options.kubeconfig).await?;
+    let client = lifecycle::client::connect(Some(&options.kubeconfig)).await?;
     let (context, background) = Context::new(client, options, pools, root_ca);
     tracing::info!(controllers = ?names, "the controllers start");
     tokio::select! {

@@ -1,5 +1,6 @@
 //! What every daemon shares around its work: logging, the signal to stop, supervised tasks, identity.
 
+pub mod client;
 pub mod file;
 pub mod kubeconfig;
 pub mod logging;

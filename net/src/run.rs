@@ -32,7 +32,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         Some(name) => name,
         None => sysctl::read("kernel/hostname").context("cannot learn the host's name")?,
     };
-    let client = client(options.kubeconfig.as_deref()).await?;
+    let client = lifecycle::client::connect(options.kubeconfig.as_deref()).await?;
     let state = options.socket.with_extension("");
     let ground = Ground { client, node: node.to_lowercase().into(), cni_conf_dir: options.cni_conf_dir, state };
     let mut tasks = JoinSet::new();
@@ -44,18 +44,4 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     stop.stopped().await;
     tasks.shutdown().await;
     Ok(())
-}
-
-async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
-    let loaded = match kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &Default::default())
-                .await
-                .with_context(|| format!("cannot use kubeconfig {}", path.display()))?
-        }
-        None => kube::Config::incluster().context("no --kubeconfig, and not inside a cluster")?,
-    };
-    Client::try_from(loaded).context("cannot make a client of the kubeconfig")
 }

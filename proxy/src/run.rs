@@ -11,7 +11,6 @@ use kernel::iptables::{Programs, Variant};
 use kernel::netlink::Network;
 use kernel::nftables::Nft;
 use kernel::{conntrack, netlink, sysctl};
-use kube::Client;
 use lifecycle::Stop;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
@@ -41,7 +40,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     if !config.ignored.is_empty() {
         tracing::warn!("these fields of the configuration are not supported: {}", config.ignored.join(", "));
     }
-    let client = client(&config).await?;
+    let client = lifecycle::client::connect(config.kubeconfig.as_deref()).await?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, config.mode);
     let health = Arc::new(Health::default());
@@ -79,20 +78,6 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     }
     tasks.shutdown().await;
     Ok(())
-}
-
-async fn client(config: &Config) -> anyhow::Result<Client> {
-    let loaded = match &config.kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &Default::default())
-                .await
-                .with_context(|| format!("cannot use kubeconfig {}", path.display()))?
-        }
-        None => kube::Config::incluster().context("no --kubeconfig, and not inside a cluster")?,
-    };
-    Client::try_from(loaded).context("cannot make a client of the kubeconfig")
 }
 
 fn backend(config: &Config) -> anyhow::Result<Box<dyn Backend>> {

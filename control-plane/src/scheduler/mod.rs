@@ -69,7 +69,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         None => config::Config::default(),
     };
     let path = options.kubeconfig.or(config.kubeconfig).context("--kubeconfig is needed")?;
-    let client = client::connect(&path).await?;
+    let client = lifecycle::client::connect(Some(&path)).await?;
     let (events, recording) = Events::new(client.clone(), "default-scheduler");
     let scheduler = Scheduler {
         name: config.scheduler_name.unwrap_or_else(|| "default-scheduler".into()),
