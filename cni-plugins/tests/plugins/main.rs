@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 mod cases;
 mod collection;
+mod policy;
 mod reference;
+mod routed;
 mod side;
 mod state;
 
@@ -34,6 +36,23 @@ const NODE: &str = "192.0.2.1";
 impl Bed {
     /// `None` where the test cannot run, said aloud.
     fn new(what: &str, plugins: Option<&Path>) -> Option<Self> {
+        let bed = Self::bare(what, plugins)?;
+        bed.node
+            .run(|| {
+                let mut network = Kernel::open().unwrap();
+                network.add_bridge("outside", None).unwrap();
+                for (name, address) in [("lo", "127.0.0.1/8"), ("outside", "192.0.2.1/24")] {
+                    let link = network.link(name).unwrap().unwrap();
+                    let _ = network.add_address(Address { link: link.index, net: address.parse().unwrap() });
+                    network.change_link(link.index, LinkChange { up: Some(true), ..Default::default() }).unwrap();
+                }
+            })
+            .unwrap();
+        Some(bed)
+    }
+
+    /// A node without any link that is up.
+    fn bare(what: &str, plugins: Option<&Path>) -> Option<Self> {
         if std::fs::metadata("/proc/self/ns/net").is_err() || !is_root() {
             eprintln!("SKIPPED {what}: needs root");
             return None;
@@ -46,16 +65,6 @@ impl Bed {
             assert!(made.success());
         }
         let node = Netns::anonymous().unwrap();
-        node.run(|| {
-            let mut network = Kernel::open().unwrap();
-            network.add_bridge("outside", None).unwrap();
-            for (name, address) in [("lo", "127.0.0.1/8"), ("outside", "192.0.2.1/24")] {
-                let link = network.link(name).unwrap().unwrap();
-                let _ = network.add_address(Address { link: link.index, net: address.parse().unwrap() });
-                network.change_link(link.index, LinkChange { up: Some(true), ..Default::default() }).unwrap();
-            }
-        })
-        .unwrap();
         Some(Self { plugins: plugins.map_or(own, Path::to_owned), folder, node })
     }
 

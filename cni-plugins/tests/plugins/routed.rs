@@ -1,13 +1,8 @@
 //! The plugin `routed` as a runtime runs it, on the real kernel in namespaces of the test's own.
 
-#![allow(clippy::unwrap_used)] // clippy takes helpers of an integration test for other code
-
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kernel::netlink::{Address, Kernel, LinkChange, Neighbour, Network, VethEnd};
@@ -16,33 +11,31 @@ use kernel::nftables::{Nft, Nftables};
 use kernel::sysctl;
 use serde_json::{Value, json};
 
+use super::ask;
+
 /// A node without a default route, a machine beside it that knows the way to the node's pods, and a folder of plugins.
 struct Bed {
-    folder: PathBuf,
-    node: Netns,
+    own: super::Bed,
     beside: Netns,
 }
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
+impl std::ops::Deref for Bed {
+    type Target = super::Bed;
+
+    fn deref(&self) -> &Self::Target {
+        &self.own
+    }
+}
 
 impl Bed {
     /// `None` where the test cannot run, said aloud.
     fn new(what: &str) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        if !std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0) {
-            eprintln!("SKIPPED {what}: needs root");
-            return None;
-        }
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("net-routed-{}-{number}", std::process::id()));
-        let made =
-            Command::new(env!("CARGO_BIN_EXE_bosun-cni")).arg("install").arg(folder.join("bin")).status().unwrap();
-        assert!(made.success());
-        let (node, beside) = (Netns::anonymous().unwrap(), Netns::anonymous().unwrap());
+        let own = super::Bed::bare(what, None)?;
+        let (node, beside) = (&own.node, Netns::anonymous().unwrap());
         let ends = ["eth0", "eth0"].map(|name| VethEnd { name, ..VethEnd::default() });
         node.run(|| Kernel::open().unwrap().add_veth(ends[0], ends[1], Some(beside.as_fd()), None).unwrap()).unwrap();
         for (netns, addresses) in
-            [(&node, ["192.0.2.1/24", "2001:db8::1/64"]), (&beside, ["192.0.2.9/24", "2001:db8::9/64"])]
+            [(node, ["192.0.2.1/24", "2001:db8::1/64"]), (&beside, ["192.0.2.9/24", "2001:db8::9/64"])]
         {
             // Without the second in which a fresh machine looks whether another has its address.
             netns.run(|| sysctl::write("net/ipv6/conf/eth0/accept_dad", "0").unwrap()).unwrap();
@@ -62,44 +55,13 @@ impl Bed {
             let route = kernel::netlink::Route::new(destination.parse().unwrap(), gateway.parse().ok(), link);
             network.add_route(&route).unwrap();
         }
-        Some(Self { folder, node, beside })
-    }
-
-    fn pod(&self, name: &str) -> Netns {
-        netns::create(self.folder.join(name)).unwrap()
+        Some(Self { own, beside })
     }
 
     fn config(&self, ranges: &[&str]) -> Value {
         let ranges: Vec<Value> = ranges.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
         json!({"cniVersion": "1.1.0", "name": "pods", "type": "routed", "mtu": 1400,
             "ipam": {"type": "host-local", "dataDir": self.folder.join("ipam"), "ranges": ranges}})
-    }
-
-    /// A plugin on its way; to be called inside the node.
-    fn plugin(&self, command: &str, pod: &str, config: &Value) -> Child {
-        let mut child = Command::new(self.folder.join("bin/routed"))
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", pod)
-            .env("CNI_NETNS", self.folder.join(pod))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", self.folder.join("bin"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-        child
-    }
-
-    fn call(&self, command: &str, pod: &str, config: &Value) -> (Value, bool) {
-        let output = self.node.run(|| self.plugin(command, pod, config).wait_with_output().unwrap()).unwrap();
-        (serde_json::from_slice(&output.stdout).unwrap_or_default(), output.status.success())
-    }
-
-    fn must(&self, command: &str, pod: &str, config: &Value) -> Value {
-        let (value, ok) = self.call(command, pod, config);
-        assert!(ok, "{command} {pod}: {value}");
-        value
     }
 
     /// What the node holds, to be compared before and after.
@@ -119,17 +81,6 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
-    fn drop(&mut self) {
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if entry.path().is_file() {
-                let _ = netns::remove(entry.path());
-            }
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// Says on a port of the namespace who asks, until the process ends.
 fn serve(netns: &Netns) {
     let listener = netns.run(|| TcpListener::bind(("::", 80)).unwrap()).unwrap();
@@ -139,18 +90,6 @@ fn serve(netns: &Netns) {
             let _ = stream.write_all(from.to_string().as_bytes());
         }
     });
-}
-
-fn ask(netns: &Netns, address: &str) -> Result<String, String> {
-    let dial = || {
-        let address: SocketAddr = address.parse().unwrap();
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(|e| e.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
-        Ok(text)
-    };
-    netns.run(dial).unwrap()
 }
 
 const DUAL: [&str; 2] = ["10.244.1.0/24", "fd00:1::/64"];

@@ -1,7 +1,5 @@
 //! The plugin `policy` before a net daemon of the test's own.
 
-#![allow(clippy::unwrap_used)] // clippy takes helpers of an integration test for other code
-
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
