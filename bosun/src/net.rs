@@ -64,8 +64,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Some(Ask::Trace { from, to, place }) => (Request::Trace { from, to }, place),
     };
     let socket = socket(&place)?;
-    let answer = control::request(&socket, &request, PATIENCE);
-    match answer.with_context(|| format!("cannot ask the net daemon at {}", socket.display()))? {
+    match control::request(&socket, &request, PATIENCE)? {
         Answer::Ok(Value::String(text)) => print!("{text}"),
         Answer::Ok(value) => println!("{}", serde_json::to_string_pretty(&value)?),
         Answer::Error(words) => bail!("{words}"),

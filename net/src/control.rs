@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,11 +108,30 @@ async fn ask(request: &Request, parts: &[Arc<dyn Answers>]) -> Answer {
     Answer::Error("the net daemon does not do this".into())
 }
 
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Unasked {
+    #[error("no net daemon listens at {0}: its log says why it does not run")]
+    Absent(PathBuf),
+    #[error("the net daemon at {0} did not answer within {1:?}: its log may say what it is at")]
+    Silent(PathBuf, Duration),
+    #[error("cannot ask the net daemon at {0}: {1}")]
+    Failed(PathBuf, io::Error),
+}
+
 /// Asks the daemon at `path`, as the command does.
 ///
 /// # Errors
 /// Where no daemon listens there, or it does not answer in time.
-pub fn request(path: &Path, request: &Request, timeout: Duration) -> io::Result<Answer> {
+pub fn request(path: &Path, request: &Request, timeout: Duration) -> Result<Answer, Unasked> {
+    exchange(path, request, timeout).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Unasked::Absent(path.to_owned()),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Unasked::Silent(path.to_owned(), timeout),
+        _ => Unasked::Failed(path.to_owned(), error),
+    })
+}
+
+fn exchange(path: &Path, request: &Request, timeout: Duration) -> io::Result<Answer> {
     use std::io::{BufRead, Write};
     let mut stream = std::os::unix::net::UnixStream::connect(path)?;
     stream.set_read_timeout(Some(timeout))?;
@@ -156,5 +175,9 @@ mod tests {
             assert_eq!(asked(Request::Routes).await.unwrap(), refused);
             serving.abort();
         }
+        let ask = |path: &Path| super::request(path, &Request::Peers, Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(ask(&folder.path().join("none")), Unasked::Absent(_)));
+        let _silent = std::os::unix::net::UnixListener::bind(folder.path().join("silent")).unwrap();
+        assert!(matches!(ask(&folder.path().join("silent")), Unasked::Silent(..)));
     }
 }
