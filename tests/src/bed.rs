@@ -251,8 +251,46 @@ pub struct Node {
     pub address: String,
 }
 
+/// What of a pod tells why it does not run.
+const PODS: &str = "custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,NODE:.spec.nodeName,PHASE:.status.phase,\
+                    DELETED:.metadata.deletionTimestamp,READY:.status.conditions[?(@.type==\"Ready\")].status,\
+                    STATE:.status.containerStatuses[*].state";
+
+impl Cluster {
+    /// After a case failed: what the cluster looks like, and its logs where `down` does not reach them.
+    fn keep_evidence(&self) {
+        let kubectl = checkout().join(".tools/bin/kubectl");
+        for words in [&["get", "pods", "-A", "-o", PODS][..], &["get", "events", "-A", "--sort-by=.lastTimestamp"]] {
+            let mut command = self.command(&kubectl);
+            command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--request-timeout=5s").args(words);
+            let Ok(output) = command.stdin(Stdio::null()).output() else { continue };
+            let shown = text(&output.stdout);
+            let lines: Vec<&str> = shown.lines().collect();
+            eprintln!("-- kubectl {}\n{}", words[1], lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        let kept = checkout().join("target/failed").join(&self.name);
+        let copied = fs::create_dir_all(&kept).is_ok()
+            && output("cp", &["-r", &format!("{}/.", self.logs().display()), &kept.display().to_string()])
+                .status
+                .success();
+        if copied {
+            eprintln!("-- logs of {} are kept in {}", self.name, kept.display());
+        }
+    }
+
+    fn logs(&self) -> PathBuf {
+        match &self.kind {
+            Kind::Upstream { state, .. } => state.join("log"),
+            _ => self.state().join("logs"),
+        }
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() && !matches!(self.kind, Kind::Borrowed) {
+            self.keep_evidence();
+        }
         let output = match self.kind {
             Kind::Borrowed => return,
             Kind::Ours => self.bosun(&["down"]),
