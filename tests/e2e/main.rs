@@ -46,6 +46,7 @@ const SHARED: &[(&str, Story)] = &[
     ("workloads-scale", workloads::scale),
     ("workloads-restarts", workloads::restarts),
     ("workloads-back-off", workloads::back_off),
+    ("workloads-overwritten", workloads::overwritten),
     ("workloads-missing-image", workloads::missing_image),
     ("controllers-cascade", controllers::cascade),
     ("controllers-deployment", controllers::deployment_modes),

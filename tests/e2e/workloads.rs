@@ -87,6 +87,18 @@ pub fn missing_image(kubectl: &Kubectl<'_>) {
     });
 }
 
+/// What somebody else writes over the agent's word, as the node controller does while it takes a node for lost, is put
+/// right.
+pub fn overwritten(kubectl: &Kubectl<'_>) {
+    kubectl.pod("spoken-for", &[]);
+    let patch = r#"{"status":{"conditions":[{"type":"Ready","status":"False","reason":"Other"}]}}"#;
+    kubectl.run(&["patch", "pod", "spoken-for", "--subresource=status", "--type=strategic", "-p", patch]);
+    eventually("the pod to be Ready again", Duration::from_secs(5), || {
+        let ready = kubectl.field("pod/spoken-for", "{.status.conditions[?(@.type==\"Ready\")].status}");
+        (ready == "True").then_some(())
+    });
+}
+
 /// A pod waits for its config map, and then for whoever opens its readiness gate.
 pub fn waiting(kubectl: &Kubectl<'_>) {
     kubectl.apply(&format!(

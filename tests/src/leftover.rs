@@ -46,11 +46,7 @@ pub fn on_node(kubectl: &Kubectl<'_>, node: &str) -> Vec<String> {
     same("the control group of pod", &node.cgroups(), &uids);
     same("mounts for pod", &node.pods_of_mounts().difference(&uids).cloned().collect(), &Names::new());
     same("a mount of container", &node.containers_of_mounts().difference(&all).cloned().collect(), &Names::new());
-    same(
-        "the runtime's folder of",
-        &entries(&node.path("run/containerd/io.containerd.runtime.v2.task/k8s.io")),
-        &with_tasks,
-    );
+    same("the runtime's folder of", &entries(&node.path(TASKS)), &with_tasks);
     same("the shim of pod", &shims.iter().cloned().map(pod_of).collect(), &uids);
     same("the reservation of address", &node.reservations(), &addresses);
     same("rules of sandbox", &node.owners_of_rules().difference(&ids(&sandboxes)).cloned().collect(), &Names::new());
@@ -117,6 +113,8 @@ struct Node<'a> {
 
 /// Where `bosun cri` has a folder for each sandbox.
 const SANDBOXES: &str = "run/bosun-cri/sandboxes";
+/// Where containerd has a folder for each task.
+const TASKS: &str = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
 
 impl<'a> Node<'a> {
     fn of(cluster: &'a Cluster, name: &'a str) -> Self {
@@ -240,11 +238,25 @@ impl<'a> Node<'a> {
         foreign.into_iter().map(|word| format!("a rule names {word}, which no pod has")).collect()
     }
 
-    /// The container or sandbox that each shim was started for.
+    /// The container or sandbox that each shim was started for. Where containerd has forgotten it since, another that the
+    /// shim serves: the containers of a pod share one.
     fn shims(&self) -> Vec<String> {
-        let processes = self.lines(&["ps", "-e", "-o", "args"]);
+        let processes = self.lines(&["ps", "-e", "-o", "pid,ppid,args"]);
         let shims = processes.iter().filter(|line| line.contains("containerd-shim-runc-v2 "));
-        shims.filter_map(|line| line.split(" -id ").nth(1)?.split(' ').next()).map(str::to_owned).collect()
+        let known = |id: &str| self.path(TASKS).join(id).exists();
+        let served = |shim: &str| {
+            let is_child =
+                |pid: &str| processes.iter().any(|line| line.split_whitespace().take(2).eq([pid.trim(), shim]));
+            let first =
+                |id: &String| fs::read_to_string(self.path(TASKS).join(id).join("init.pid")).unwrap_or_default();
+            entries(&self.path(TASKS)).into_iter().find(|id| is_child(&first(id)))
+        };
+        shims
+            .filter_map(|line| {
+                let id = line.split(" -id ").nth(1)?.split(' ').next()?.to_owned();
+                if known(&id) { Some(id) } else { served(line.split_whitespace().next()?).or(Some(id)) }
+            })
+            .collect()
     }
 
     fn dangling_log_links(&self) -> Vec<String> {

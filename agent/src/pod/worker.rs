@@ -67,7 +67,7 @@ impl Worker {
         let uid = spec::uid(&shared.pod.borrow()).to_string();
         Self {
             probes: Probes::new(ctx.runtime.clone(), ctx.events.clone(), Arc::clone(&shared.wake)),
-            writer: StatusWriter::new(ctx.client.clone(), shared.pod.subscribe()),
+            writer: StatusWriter::new(ctx.client.clone(), shared.pod.subscribe(), Arc::clone(&shared.wake)),
             back_off: longest.map_or_else(RestartBackOff::default, RestartBackOff::up_to),
             ctx,
             shared,
