@@ -118,8 +118,8 @@ fn tuple(flow: &Flow) -> Vec<Tuple> {
     ]
 }
 
-/// `None` for what has no ports.
-fn read_flow(part: &[u8]) -> Option<Flow> {
+/// A flow as the kernel tells of it; `None` for what has no ports.
+pub fn read_flow(part: &[u8]) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     for nla in NlasIterator::new(part.get(HEADER..)?) {
         match ConntrackAttribute::parse(&NlaBuffer::new(nla.ok()?.into_inner())).ok()? {

@@ -197,7 +197,7 @@ pub fn remove(path: impl AsRef<Path>) -> Result<(), Error> {
 pub fn all() -> io::Result<Vec<Netns>> {
     let processes = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
     let own = processes.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit()));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mounts = String::from_utf8_lossy(&std::fs::read("/proc/self/mountinfo")?).into_owned();
     let pinned = mounts.lines().filter_map(MountInfo::parse).filter(|mount| mount.fs_type == "nsfs");
     let paths = own.map(|path| path.join("ns/net")).chain(pinned.map(|mount| mount.mount_point));
     let mut seen = HashSet::new();

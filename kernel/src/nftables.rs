@@ -128,7 +128,8 @@ impl Emitable for AnyFamily {
     }
 }
 
-fn generation(answer: &[u8]) -> Option<u32> {
+/// The number of the ruleset in the kernel's answer.
+pub fn generation(answer: &[u8]) -> Option<u32> {
     const ID: u16 = 1;
     let mut attributes = NlasIterator::new(answer.get(4..)?).filter_map(Result::ok);
     let id = attributes.find(|attribute| attribute.kind() == ID)?;

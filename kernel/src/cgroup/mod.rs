@@ -54,8 +54,9 @@ impl Cgroups {
     /// Where mountinfo cannot be read, or names no hierarchy.
     pub fn detect() -> Result<Self> {
         let path = Path::new("/proc/self/mountinfo");
-        let text = fs::read_to_string(path).map_err(at("read", path))?;
-        Layout::parse(&text).map(Self::new).ok_or(Error::NoHierarchy)
+        // Others' mounts may have names of any bytes.
+        let text = fs::read(path).map_err(at("read", path))?;
+        Layout::parse(&String::from_utf8_lossy(&text)).map(Self::new).ok_or(Error::NoHierarchy)
     }
 
     /// Hierarchies given by the caller, such as a temporary folder.

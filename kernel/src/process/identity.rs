@@ -4,6 +4,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::stat;
+
 /// A process of this boot. A number alone may belong to another process by now; number, start and boot together
 /// never do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,18 +26,18 @@ impl Identity {
     /// # Errors
     /// Where /proc is not mounted.
     pub fn own() -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/self/stat")?)
+        Self::parse(&stat("self")?)
     }
 
     /// # Errors
     /// Where no such process is.
     pub fn of(pid: u32) -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?)
+        Self::parse(&stat(pid)?)
     }
 
     /// Whether the process lives. One that is dead and not buried yet does not.
     pub fn is_alive(&self) -> bool {
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
+        let Ok(stat) = stat(self.pid) else { return false };
         let dead = fields(&stat).is_none_or(|(_, rest)| matches!(rest.split(' ').next(), Some("Z" | "X")));
         !dead && Self::parse(&stat).is_ok_and(|now| now == *self)
     }
@@ -54,7 +56,7 @@ fn fields(stat: &str) -> Option<(&str, &str)> {
     Some((pid, rest))
 }
 
-fn numbers(stat: &str) -> Option<(u32, u64)> {
+pub(super) fn numbers(stat: &str) -> Option<(u32, u64)> {
     let (pid, rest) = fields(stat)?;
     // The state is field 3, the start time field 22.
     Some((pid.parse().ok()?, rest.split(' ').nth(19)?.parse().ok()?))

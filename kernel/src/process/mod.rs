@@ -87,6 +87,18 @@ pub fn kill(pid: u32, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// The line of a process. Its name is of any bytes that the process chose. Source: proc(5), stat.
+fn stat(process: impl std::fmt::Display) -> io::Result<String> {
+    let bytes = std::fs::read(format!("/proc/{process}/stat"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Every reader of this module over the same text, for whoever throws bytes at them.
+pub fn read_any(stat: &str) {
+    let _ = identity::numbers(stat);
+    let _ = tree::parse(stat);
+}
+
 fn raw(pid: u32) -> io::Result<Pid> {
     // 0 and negative numbers are groups to kill(2).
     i32::try_from(pid).ok().filter(|pid| *pid > 0).map(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidInput.into())

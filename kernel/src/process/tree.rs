@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Signal, kill};
+use super::{Signal, kill, stat};
 
 /// A process as the tree is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     pid: u32,
     parent: u32,
     session: u32,
@@ -57,11 +57,11 @@ fn living() -> io::Result<Vec<Entry>> {
     let entries = std::fs::read_dir("/proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // One that goes while it is read is no longer of interest.
-    Ok(pids.filter_map(|pid| parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect())
+    Ok(pids.filter_map(|pid| parse(&stat(pid).ok()?)).collect())
 }
 
 /// `None` for what is dead, or is no line of the kernel's.
-fn parse(stat: &str) -> Option<Entry> {
+pub(super) fn parse(stat: &str) -> Option<Entry> {
     let (pid, _) = stat.split_once(' ')?;
     // The name may hold spaces and parentheses.
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -100,6 +100,22 @@ mod tests {
         assert_eq!(parse("42 (a) b) S 7 42 9 0 -1"), Some(Entry { pid: 42, parent: 7, session: 9 }));
         assert_eq!(parse("42 (a) Z 7 42 9 0 -1"), None);
         assert_eq!(parse("garbage"), None);
+    }
+
+    /// A process chooses its own name, of any bytes.
+    #[test]
+    fn a_process_with_a_name_of_any_bytes_is_seen() {
+        let script = "printf '\\377\\200' > /proc/self/task/$$/comm; echo ready; read wait";
+        let mut shell =
+            Command::new("bash").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+        let seen = living().unwrap().iter().any(|entry| entry.pid == shell.id());
+        let identity = super::super::Identity::of(shell.id());
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(seen, "not among the living");
+        identity.unwrap();
     }
 
     #[test]
