@@ -1,10 +1,11 @@
 //! The API's two forms of time. Both are RFC 3339 in UTC: with seconds (`Time`), with microseconds (`MicroTime`).
 
-use ::time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use ::time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Seconds since 1970 and the nanoseconds after them.
 pub fn parse(text: &str) -> Option<(i64, u32)> {
-    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?.to_offset(UtcOffset::UTC);
+    // As it stands, in its own offset: in UTC it may lie beyond the years that there are.
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     Some((moment.unix_timestamp(), moment.nanosecond()))
 }
 
@@ -62,6 +63,12 @@ mod tests {
         assert_eq!(format(1_767_319_445), "2026-01-02T02:04:05Z");
         assert_eq!(format_micro(1_767_319_445, 6), "2026-01-02T02:04:05.000006Z");
         assert_eq!(parse("yesterday"), None);
+    }
+
+    #[test]
+    fn a_time_that_is_of_no_year_in_utc_is_read() {
+        assert_eq!(parse("9999-12-31T23:59:59-23:59"), Some((253_402_300_799 + 86_340, 0)));
+        assert_eq!(parse("0000-01-01T00:00:00+23:59"), Some((-62_167_219_200 - 86_340, 0)));
     }
 
     #[test]

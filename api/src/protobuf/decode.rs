@@ -118,10 +118,14 @@ impl Place {
                 _ => return Err(reader.fault(self.tag, "wrong wire type, want 64 bits")),
             },
             Type::Bytes => Value::String(STANDARD.encode(reader.bytes(self.tag, raw)?)),
-            Type::Time => self.time(raw)?.map_or(Value::Null, |(seconds, _)| time::format(seconds).into()),
-            Type::MicroTime => {
-                self.time(raw)?.map_or(Value::Null, |(seconds, nanos)| time::format_micro(seconds, nanos / 1000).into())
-            }
+            Type::Time => match self.time(raw)? {
+                (0, _) => Value::Null,
+                (seconds, _) => time::format(seconds).into(),
+            },
+            Type::MicroTime => match self.time(raw)? {
+                (0, ..1000) => Value::Null,
+                (seconds, nanos) => time::format_micro(seconds, nanos / 1000).into(),
+            },
             Type::Quantity => self.quantity(raw)?,
             Type::IntOrString => self.int_or_string(raw)?,
             Type::RawExtension | Type::FieldsV1 | Type::Json => self.embedded(raw)?,
@@ -146,8 +150,8 @@ impl Place {
         }
     }
 
-    /// Zero is no time.
-    fn time(self, raw: Raw<'_>) -> Result<Option<(i64, u32)>, Error> {
+    /// Seconds and nanoseconds. Both zero is no time, as far as the field's form shows them.
+    fn time(self, raw: Raw<'_>) -> Result<(i64, u32), Error> {
         let (mut seconds, mut nanos) = (0, 0);
         let mut reader = self.message(raw)?;
         while let Some((tag, raw)) = reader.next()? {
@@ -157,7 +161,7 @@ impl Place {
                 _ => {}
             }
         }
-        Ok((seconds != 0 || nanos != 0).then(|| (seconds, u32::try_from(nanos).unwrap_or(0))))
+        Ok((seconds, u32::try_from(nanos).unwrap_or(0)))
     }
 
     fn quantity(self, raw: Raw<'_>) -> Result<Value, Error> {

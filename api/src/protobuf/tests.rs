@@ -134,6 +134,20 @@ fn micro_times_bytes_and_extras() {
     }
 }
 
+/// A field shows no more of a time than its form does: what is less than a second after 1970 began, and less than a
+/// microsecond, is no time, and would not come back as the time that it was.
+#[test]
+fn a_time_that_its_form_does_not_show_is_none() {
+    let pod = schema::by_kind("", "v1", "Pod").expect("known");
+    let created = |nanos: u8| [0x0a, 4, 0x42, 2, 0x10, nanos];
+    assert_eq!(json!(decode_message(pod, &created(5)).expect("decodes")), json!({"metadata": {}}));
+    let lease = schema::by_kind("coordination.k8s.io", "v1", "Lease").expect("known");
+    let renewed = |nanos: u16| [0x12, 5, 0x22, 3, 0x10, (nanos & 0x7f) as u8 | 0x80, (nanos >> 7) as u8];
+    assert_eq!(json!(decode_message(lease, &renewed(999)).expect("decodes")), json!({"spec": {}}));
+    let shown = json!({"spec": {"renewTime": "1970-01-01T00:00:00.000001Z"}});
+    assert_eq!(json!(decode_message(lease, &renewed(1000)).expect("decodes")), shown);
+}
+
 #[test]
 fn lists_and_watch_frames() {
     let pod = json!({"metadata": {"name": "a"}});

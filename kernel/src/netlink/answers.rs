@@ -87,4 +87,12 @@ mod tests {
         assert_eq!(read_any(&[]).unwrap(), 0);
         assert!(read_any(&message(7)).is_err() && read_any(&message(99)).is_err());
     }
+
+    #[test]
+    fn an_error_without_a_positive_number_is_one_nevertheless() {
+        let error = [&20_u32.to_ne_bytes()[..], &2_u16.to_ne_bytes(), &[0; 10], &i32::MIN.to_ne_bytes()].concat();
+        let (header, payload, _) = socket::split(&error).unwrap();
+        assert!(socket::answer(&header, payload).is_err());
+        assert_eq!(read_any(&error).unwrap(), 1);
+    }
 }

@@ -140,7 +140,8 @@ pub(super) fn split(bytes: &[u8]) -> io::Result<(NetlinkHeader, &[u8], &[u8])> {
 pub(super) fn answer(header: &NetlinkHeader, payload: &[u8]) -> io::Result<Answer> {
     let code = || payload.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     match header.message_type {
-        NLMSG_ERROR | NLMSG_DONE if code() < 0 => Err(io::Error::from_raw_os_error(-code())),
+        // The smallest number has no positive counterpart, and is no error of any kernel.
+        NLMSG_ERROR | NLMSG_DONE if code() < 0 => Err(io::Error::from_raw_os_error(code().wrapping_neg())),
         NLMSG_ERROR | NLMSG_DONE => Ok(Answer::End),
         NLMSG_NOOP => Ok(Answer::Part(Vec::new())),
         _ => Ok(Answer::Part(payload.to_vec())),

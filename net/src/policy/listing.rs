@@ -76,7 +76,8 @@ pub fn read_counters(text: &str) -> BTreeMap<String, u64> {
         } else if let Some(comment) = line.strip_prefix("comment \"").and_then(|rest| rest.strip_suffix('"')) {
             who = comment.to_owned();
         } else if let Some(packets) = line.strip_prefix("packets ").and_then(|rest| rest.split(' ').next()) {
-            *counters.entry(who.clone()).or_default() += packets.parse::<u64>().unwrap_or_default();
+            let sum: &mut u64 = counters.entry(who.clone()).or_default();
+            *sum = sum.saturating_add(packets.parse().unwrap_or_default());
         }
     }
     counters

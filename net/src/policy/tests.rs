@@ -466,6 +466,14 @@ fn what_nft_lists_is_read() {
     assert_eq!(counters["ingress of a/web"], 3);
 }
 
+#[test]
+fn counters_of_one_name_are_summed_as_far_as_numbers_go() {
+    let text = "counter a {\npackets 2 bytes 9\n}\ncounter a {\npackets 3 bytes 9\n}\n";
+    assert_eq!(read_counters(text)["a"], 5);
+    let most = format!("{text}counter a {{\npackets {} bytes 9\n}}\n", u64::MAX);
+    assert_eq!(read_counters(&most)["a"], u64::MAX);
+}
+
 /// The documentation's words on what is absent.
 #[test]
 fn absent_fields_mean_what_the_api_says() {
