@@ -8,6 +8,7 @@
 //! Reads take a snapshot of the file under the index's lock, so that what the index names is there. Writes go to one
 //! thread (`writer`).
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
@@ -28,6 +29,10 @@ pub(super) const META: TableDefinition<'_, &'static str, u64> = TableDefinition:
 
 /// The layout described above.
 pub(super) const SCHEMA: u64 = 1;
+
+/// Of a file that the engine does not understand. Nobody but the server itself takes a snapshot in while it does not run.
+const DAMAGED: &str =
+    "the file is damaged; a snapshot that lies beside it as restore.redb takes its place at the next start";
 
 /// The engine's own cache; the kernel's page cache stands behind it.
 const CACHE_BYTES: usize = 8 << 20;
@@ -175,6 +180,12 @@ pub(super) fn engine(action: &'static str, error: impl Into<redb::Error>) -> Err
     Error::Engine { action, why: error.into().to_string() }
 }
 
+/// Work of the engine on a file that may be damaged: what it finds there and does not expect makes it panic.
+pub(super) fn undamaged<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let damaged = || Error::File { action: "read", path: path.display().to_string(), why: DAMAGED.into() };
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged()))
+}
+
 /// The embedded store. Closing (drop) waits for the writer.
 pub struct Embedded {
     shared: Arc<Shared>,
@@ -200,8 +211,11 @@ impl Embedded {
         snapshot::install(dir)?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        let db = builder.create(&path).map_err(|e| failed("open", &e))?;
-        let index = prepare(&db, &path)?;
+        let (db, index) = undamaged(&path, || {
+            let db = builder.create(&path).map_err(|e| failed("open", &e))?;
+            let index = prepare(&db, &path)?;
+            Ok((db, index))
+        })?;
         let watchers = Mutex::new(Watchers { dispatched: index.revision, all: Vec::new() });
         let shared = Arc::new(Shared { dir: dir.into(), db, index: RwLock::new(index), watchers });
         let (messages, inbox) = mpsc::channel(QUEUE);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
-use super::embedded::{LOG, META, SCHEMA, engine, file};
+use super::embedded::{LOG, META, SCHEMA, engine, file, undamaged};
 use super::{Error, Revision};
 
 /// Copies what `read` sees to a new file at `path`.
@@ -54,14 +54,15 @@ pub fn stage(snapshot: &Path, dir: &Path) -> Result<(), Error> {
         why: why.to_string(),
     };
     std::fs::create_dir_all(dir).map_err(|e| failed("create", dir, &e))?;
-    {
+    let found = undamaged(snapshot, || {
         let db = Database::open(snapshot).map_err(|e| failed("open", snapshot, &e))?;
         let read = db.begin_read().map_err(|e| engine("read", e))?;
         let meta = read.open_table(META).map_err(|e| failed("read", snapshot, &e))?;
         let found = meta.get("schema").map_err(|e| engine("read", e))?.map_or(0, |v| v.value());
-        if found != SCHEMA {
-            return Err(Error::Schema { path: snapshot.display().to_string(), found, known: SCHEMA });
-        }
+        Ok(found)
+    })?;
+    if found != SCHEMA {
+        return Err(Error::Schema { path: snapshot.display().to_string(), found, known: SCHEMA });
     }
     let whole = std::fs::File::open(snapshot).and_then(|file| file.sync_all());
     whole.map_err(|e| failed("write", snapshot, &e))?;
@@ -78,12 +79,17 @@ pub(super) fn install(dir: &Path) -> Result<(), Error> {
     }
     let failed =
         |why: std::io::Error| Error::File { action: "restore", path: to.display().to_string(), why: why.to_string() };
-    let open = |path: &Path| Database::open(path).map_err(|e| engine("open", e));
-    let db = open(&staged)?;
-    let mut revision = newest(&db)?;
+    let open = |path: &Path| {
+        undamaged(path, || {
+            let db = Database::open(path).map_err(|e| engine("open", e))?;
+            let newest = newest(&db)?;
+            Ok((db, newest))
+        })
+    };
+    let (db, mut revision) = open(&staged)?;
     if to.exists() {
         // A store that is broken may be the reason for all this: nobody knows how far it was.
-        let replaced = open(&to).and_then(|db| newest(&db)).unwrap_or(revision + UNKNOWN);
+        let replaced = open(&to).map_or(revision + UNKNOWN, |(_, newest)| newest);
         revision = revision.max(replaced);
     }
     let write = db.begin_write().map_err(|e| engine("restore", e))?;

@@ -138,6 +138,32 @@ async fn a_snapshot_is_a_store() {
     assert!(stage(&file, &dir.path().join("two")).is_err());
 }
 
+/// The engine panics at what it does not expect.
+#[tokio::test]
+async fn a_damaged_file_is_an_error_and_a_snapshot_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    let store = Embedded::open(&one).unwrap();
+    for number in 0..40 {
+        write(&store, vec![put(&format!("/{number}"), &"x".repeat(300))]).await;
+    }
+    let snapshot = dir.path().join("snapshot");
+    store.snapshot(snapshot.clone()).await.unwrap();
+    drop(store);
+    let sound = std::fs::read(embedded::file(&one)).unwrap();
+    std::fs::create_dir(&two).unwrap();
+    let open = |at: usize| {
+        let mut damaged = sound.clone();
+        damaged[at] = 0;
+        std::fs::write(embedded::file(&two), damaged).unwrap();
+        Embedded::open(&two)
+    };
+    let damaged = |error: &Error| error.to_string().contains("the file is damaged");
+    let at = (4096..4200).find(|at| open(*at).is_err_and(|error| damaged(&error))).expect("a byte that matters");
+    std::fs::copy(&snapshot, two.join("restore.redb")).unwrap();
+    assert!(open(at).unwrap().contains("/7"));
+}
+
 #[test]
 fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
