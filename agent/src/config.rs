@@ -266,7 +266,11 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+    /// The configuration in a file's text, and the fields that were set and are not supported.
+    ///
+    /// # Errors
+    /// Where it is no KubeletConfiguration, or has a field that no kubelet knows.
+    pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
         let malformed = |reason: String| ConfigError::Malformed { path: path.to_path_buf(), reason };
         let value: Value = serde_saphyr::from_str(text).map_err(|error| malformed(error.to_string()))?;
         let Value::Object(mut fields) = value else { return Err(malformed("is not a mapping".into())) };

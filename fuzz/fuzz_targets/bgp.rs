@@ -29,7 +29,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     session.handle(Input::Connected(Side::Outgoing));
     // Half of the inputs meet a session that stands.
     if bytes.first().is_some_and(|byte| byte % 2 == 0) {
-        let capabilities = Capabilities { families: Family::ALL.to_vec(), extended_message: true, ..Capabilities::default() };
+        let capabilities =
+            Capabilities { families: Family::ALL.to_vec(), extended_message: true, ..Capabilities::default() };
         let open = Open::new(65001, 90, Ipv4Addr::new(192, 0, 2, 2), capabilities);
         session.handle(Input::Received(Side::Outgoing, Ok(Message::Open(open))));
     }

@@ -14,5 +14,6 @@ pub mod speaker;
 pub mod trace;
 mod watch;
 
+pub use config::Config;
 pub use options::Options;
 pub use run::{Ground, run};

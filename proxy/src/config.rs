@@ -193,6 +193,16 @@ impl Config {
         Ok(config)
     }
 
+    /// Reads any text as a KubeProxyConfiguration, for whoever throws text at it.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn read_any(text: &str) -> anyhow::Result<()> {
+        let mut config = Self::new(&Options::default(), "node")?;
+        let node_ports = config.read(text)?.unwrap_or_default();
+        node_addresses(&node_ports, config.mode).map(drop)
+    }
+
     /// Returns the `nodePortAddresses`, where they are set.
     fn read(&mut self, text: &str) -> anyhow::Result<Option<Vec<String>>> {
         let value: Value = serde_saphyr::from_str(text).context("not YAML")?;

@@ -19,5 +19,5 @@ mod stale;
 pub mod sync;
 mod watch;
 
-pub use config::Options;
+pub use config::{Config, Options};
 pub use run::run;

@@ -21,6 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("images", 2),
     ("bosun", 3),
     ("tests", 3),
+    ("fuzz", 3),
 ];
 
 fn layer(name: &str) -> u8 {

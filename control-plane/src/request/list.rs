@@ -40,7 +40,7 @@ impl Page {
 
 /// What a `continue` parameter holds. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Token {
+pub(super) struct Token {
     v: String,
     /// -1: the state of the first page is gone, go on with the newest.
     rv: i64,
@@ -55,7 +55,7 @@ impl Token {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
-    fn decode(text: &str) -> Result<Self, Status> {
+    pub(super) fn decode(text: &str) -> Result<Self, Status> {
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
         bytes
             .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())

@@ -34,13 +34,25 @@ pub use negotiate::{Format, Include, Media, Shape};
 
 use crate::identity::{Attributes, User};
 use crate::ports::{Body, ConnectRequest, Decision, Peer};
-use crate::registry::{Resource, Subresource};
+use crate::registry::{Registry, Resource, Subresource};
 use crate::server::Server;
+use crate::watch::Selection;
 use path::{Place, Route};
 use query::Query;
 
 /// How long an answer that is no stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Every reader of a request's head over the same text, for whoever throws text at them.
+pub fn read_any(registry: &Registry, target: &str, accepts: &str) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let query = Query::parse(Some(query));
+    let _ = (query.include(), query.write("Pod"), query.number("limit"), negotiate::accept(Some(accepts)));
+    if let (Route::Object(place), Ok(asked)) = (path::route(registry, path), query.list()) {
+        let _ = list::Token::decode(&asked.token);
+        let _ = Selection::parse(place.resource, String::new(), &asked.label_selector, &asked.field_selector);
+    }
+}
 
 /// A request, understood and allowed.
 struct Asked<'a> {

@@ -29,6 +29,7 @@ use lifecycle::Stop;
 use tokio::time::Instant;
 
 pub use affinity::tolerates;
+pub use config::parse as parse_config;
 
 use crate::client::events::{Events, Notice};
 use crate::client::informer::events;

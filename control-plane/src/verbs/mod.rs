@@ -11,6 +11,7 @@ mod namespaces;
 mod subresources;
 mod update;
 
+use api::status::Status;
 use serde_json::Value;
 
 pub use delete::Deleted;
@@ -64,6 +65,33 @@ impl Call {
             field_validation: FieldValidation::Ignore,
             duplicates: Vec::new(),
             warnings: Vec::new(),
+        }
+    }
+
+    /// What a create and an update make of an object without store, clock and admission, for whoever throws objects at it:
+    /// the object as it would be stored.
+    ///
+    /// # Errors
+    /// What the API answers.
+    pub fn rehearse(&self, mut object: Value) -> Result<Value, Status> {
+        let Resource { group, version, kind, strategy, .. } = *self.resource;
+        metadata::for_create(self, &mut object, 0)?;
+        metadata::name(&mut object)?;
+        if let Some(definition) = api::schema::by_kind(group, version, kind) {
+            api::schema::check(definition, &object).map_err(|error| Status::bad_request(error.to_string()))?;
+            api::schema::normalize(definition, &mut object);
+        }
+        strategy.default(&mut object);
+        let old = object.clone();
+        strategy.prepare_create(&mut object);
+        strategy.allocate(&mut object, &|_| false, 1)?;
+        let mut errors = [metadata::validate(self.resource, &object), strategy.validate(&object)].concat();
+        strategy.prepare_update(&mut object, &old);
+        errors.extend(metadata::validate_update(&object, &old));
+        errors.extend(strategy.validate_update(&object, &old));
+        match errors.is_empty() {
+            true => Ok(object),
+            false => Err(Status::invalid(kind, &self.name, &errors)),
         }
     }
 

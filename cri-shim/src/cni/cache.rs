@@ -90,6 +90,12 @@ impl Entry {
     }
 }
 
+/// Reads any bytes as an entry, which is written as it was read: for fuzzing.
+pub fn is_entry(bytes: &[u8]) -> bool {
+    let Some(entry) = Entry::parse(bytes) else { return false };
+    serde_json::to_vec(&entry).is_ok_and(|text| Entry::parse(&text).as_ref() == Some(&entry))
+}
+
 /// The folder of entries. It is made when it is needed.
 #[derive(Debug)]
 pub(super) struct Cache {

@@ -35,6 +35,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, RwLock};
 
 pub use attachment::{Attachment, AttachmentError, IFNAME, PodName};
+pub use cache::is_entry;
 pub use config::ConfigError;
 pub use error::CniError;
 

@@ -41,11 +41,11 @@ use tokio_util::task::TaskTracker;
 pub use attach::{AttachStreams, Input, InputEnd, Output};
 pub use command::{CAPTURE_LIMIT, Capture, Captured, CommandIo};
 pub use file::LogError;
+pub use record::{Carried, Stream, Tail, Timestamp, carried, encode};
 
 use attach::{Stdin, play};
 use file::LogFile;
 use follow::{Follower, Shared};
-use record::Stream;
 
 /// What an output's pipe holds before the container waits, bytes.
 const CAPACITY: usize = 256 * 1024;

@@ -37,6 +37,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use resize::Sizes;
 pub use streams::remote::Outcome;
 
 use crate::log::{AttachStreams, Input, Output};

@@ -31,6 +31,7 @@ use crate::control::{Answer, Answers, Request};
 use crate::run::Ground;
 pub use advertise::Ranges;
 use fabric::Fabric;
+pub use model::Node;
 use peering::Driver;
 use worker::{Shown, Worker, lock};
 

@@ -59,6 +59,7 @@ pub use security::{Relabel, mcs_level, relabel, seccomp_reference};
 pub(crate) use security::{apply_seccomp, apply_selinux, seccomp_profile, selinux_labels};
 pub use signal::{StopSignal, stop_signal};
 pub(crate) use user::group_list;
+pub use user::of as user;
 pub use user::{Accounts, user_status};
 pub use volumes::{Volume, declared as declared_volumes, populate as populate_volumes};
 

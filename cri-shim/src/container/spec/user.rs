@@ -36,7 +36,10 @@ impl Accounts {
 }
 
 /// The user of a container's process.
-pub(super) fn of(
+///
+/// # Errors
+/// Where the image's files do not have it, or a number is none.
+pub fn of(
     security: &v1::LinuxContainerSecurityContext,
     image: &ImageConfig,
     accounts: &Accounts,
