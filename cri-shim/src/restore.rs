@@ -98,6 +98,7 @@ fn task(process: Option<&Process>) -> Task {
 pub async fn restore(shim: &Arc<Shim>) -> Result<()> {
     let (stored, tasks) = futures::try_join!(shim.containerd.list_containers(), shim.containerd.tasks())?;
     let tasks: BTreeMap<&str, &Process> = tasks.iter().map(|process| (task_name(process), process)).collect();
+    join_all(tasks.iter().map(|(id, process)| resume(shim, id, process))).await;
     let (mut sandboxes, mut containers) = (Vec::new(), Vec::new());
     for one in &stored {
         sandboxes.extend(read::<SandboxRecord>(one, sandbox::record::EXTENSION)?);
@@ -117,6 +118,15 @@ pub async fn restore(shim: &Arc<Shim>) -> Result<()> {
     join_all(restored).await;
     sweep(shim).await;
     Ok(())
+}
+
+/// Lets go on what a checkpoint paused that broke off.
+async fn resume(shim: &Shim, id: &str, process: &Process) {
+    if matches!(process.status(), Status::Paused | Status::Pausing)
+        && let Err(error) = shim.containerd.resume_task(id).await
+    {
+        tracing::warn!(id, "a container that a checkpoint paused stays so: {error}");
+    }
 }
 
 /// containerd 1.6 leaves the container's id out of a listing, and names the task by it.

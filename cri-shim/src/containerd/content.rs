@@ -1,6 +1,7 @@
 //! The content store: blobs by digest, and writes that can be gone on with. Source: api/services/content/v1/content.proto.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use containerd_client::services::v1::content_client::ContentClient;
@@ -11,6 +12,7 @@ use containerd_client::services::v1::{
 use futures::SinkExt;
 use futures::channel::mpsc;
 use prost_types::FieldMask;
+use tokio::io::AsyncWriteExt;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
@@ -76,6 +78,22 @@ impl Containerd {
             whole.extend_from_slice(&part.data);
         }
         Ok(whole.freeze())
+    }
+
+    /// Writes a blob of any size to a file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where the store has no such blob, [`Error::Other`] where the file cannot be written.
+    pub async fn content_copy(&self, digest: &str, to: &Path) -> Result<()> {
+        let attempt = || format!("copy content {digest} to {}", to.display());
+        let unwritten = |error: std::io::Error| Error::Other { attempt: attempt(), message: error.to_string() };
+        let mut file = tokio::fs::File::create(to).await.map_err(unwritten)?;
+        let read = ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
+        let mut parts = self.content().read(unbounded(read)).await.map_err(Error::of(attempt()))?.into_inner();
+        while let Some(part) = parts.message().await.map_err(Error::of(attempt()))? {
+            file.write_all(&part.data).await.map_err(unwritten)?;
+        }
+        file.flush().await.map_err(unwritten)
     }
 
     /// Throws an unfinished write away. None is fine.

@@ -1,12 +1,13 @@
-//! The diff service: it decompresses a layer and puts it into a snapshot. Source: api/services/diff/v1/diff.proto.
+//! The diff service: it decompresses a layer and puts it into a snapshot, and finds what a snapshot has more. Source: api/services/diff/v1/diff.proto.
 
 use std::collections::HashMap;
 
-use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::{ApplyRequest, DiffRequest};
 use containerd_client::types::{Descriptor, Mount};
 
-use super::{Containerd, Error, Result, unbounded};
+use super::leases::Lease;
+use super::{Containerd, Error, Result, leased, unbounded};
 
 impl Containerd {
     /// Unpacks the layer `diff` of the content store into `mounts`. Answers with the digest of the uncompressed tar.
@@ -19,5 +20,18 @@ impl Containerd {
         // A large layer takes minutes.
         let answer = DiffClient::new(self.channel()).apply(unbounded(apply)).await.map_err(Error::of(attempt))?;
         Ok(answer.into_inner().applied.unwrap_or_default().digest)
+    }
+
+    /// Puts a plain tar of what `right` has and `left` has not into the content store, where `lease` holds it. Answers with
+    /// its digest. `attempt` says what for.
+    ///
+    /// # Errors
+    /// Where the two cannot be compared.
+    pub async fn diff(&self, left: Vec<Mount>, right: Vec<Mount>, lease: &Lease, attempt: &str) -> Result<String> {
+        let media_type = "application/vnd.oci.image.layer.v1.tar".to_owned();
+        let diff = DiffRequest { left, right, media_type, ..DiffRequest::default() };
+        let call = leased(unbounded(diff), lease.header());
+        let answer = DiffClient::new(self.channel()).diff(call).await.map_err(Error::of(attempt))?;
+        Ok(answer.into_inner().diff.unwrap_or_default().digest)
     }
 }

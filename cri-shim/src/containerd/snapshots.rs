@@ -82,7 +82,7 @@ impl Snapshotter {
     ///
     /// # Errors
     /// As [`Snapshotter::prepare`].
-    pub async fn view(&self, new: NewSnapshot<'_>) -> Result<Vec<Mount>> {
+    pub async fn view(&self, new: NewSnapshot<'_>, lease: Option<&Lease>) -> Result<Vec<Mount>> {
         let failed = self.attempt("view", new.key);
         let view = ViewSnapshotRequest {
             snapshotter: self.name.clone(),
@@ -90,7 +90,11 @@ impl Snapshotter {
             parent: new.parent.to_owned(),
             labels: new.labels,
         };
-        Ok(self.client().view(unbounded(view)).await.map_err(failed)?.into_inner().mounts)
+        let call = match lease {
+            Some(lease) => leased(unbounded(view), lease.header()),
+            None => unbounded(view),
+        };
+        Ok(self.client().view(call).await.map_err(failed)?.into_inner().mounts)
     }
 
     /// # Errors
@@ -117,13 +121,26 @@ impl Snapshotter {
         Ok(())
     }
 
+    async fn stat(&self, key: &str) -> Result<Info> {
+        let stat = StatSnapshotRequest { snapshotter: self.name.clone(), key: key.to_owned() };
+        let answer = self.client().stat(request(stat)).await.map_err(self.attempt("look up", key))?;
+        Ok(answer.into_inner().info.unwrap_or_default())
+    }
+
+    /// What the snapshot stands on; empty for nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none with the key.
+    pub async fn parent(&self, key: &str) -> Result<String> {
+        Ok(self.stat(key).await?.parent)
+    }
+
     /// Whether there is a snapshot with the name.
     ///
     /// # Errors
     /// Where containerd fails.
     pub async fn exists(&self, key: &str) -> Result<bool> {
-        let stat = StatSnapshotRequest { snapshotter: self.name.clone(), key: key.to_owned() };
-        match self.client().stat(request(stat)).await.map_err(self.attempt("look up", key)) {
+        match self.stat(key).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     CheckpointTaskRequest, CloseIoRequest, CreateTaskRequest, DeleteProcessRequest, DeleteResponse, DeleteTaskRequest,
-    ExecProcessRequest, GetRequest, KillRequest, ListTasksRequest, ResizePtyRequest, StartRequest, UpdateTaskRequest,
-    WaitRequest,
+    ExecProcessRequest, GetRequest, KillRequest, ListTasksRequest, PauseTaskRequest, ResizePtyRequest,
+    ResumeTaskRequest, StartRequest, UpdateTaskRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::Process;
@@ -224,6 +224,24 @@ impl Containerd {
         };
         let answer = self.tasks_client().update(slow(message)).await;
         answer.map(drop).map_err(Error::of(format!("update the resources of container {id}")))
+    }
+
+    /// Stops the clock of a task's processes.
+    ///
+    /// # Errors
+    /// What the OCI runtime said.
+    pub async fn pause_task(&self, id: &str) -> Result<()> {
+        let message = PauseTaskRequest { container_id: id.to_owned() };
+        self.tasks_client().pause(slow(message)).await.map(drop).map_err(Error::of(format!("pause container {id}")))
+    }
+
+    /// Lets the processes of a paused task go on.
+    ///
+    /// # Errors
+    /// What the OCI runtime said.
+    pub async fn resume_task(&self, id: &str) -> Result<()> {
+        let message = ResumeTaskRequest { container_id: id.to_owned() };
+        self.tasks_client().resume(slow(message)).await.map(drop).map_err(Error::of(format!("resume container {id}")))
     }
 
     /// Checkpoints a running task by criu. `options` are those of [`super::runc`].

@@ -49,7 +49,8 @@ impl Images {
     async fn snapshot(&self, image: &Image, key: &str, options: &RootfsOptions) -> Result<Vec<Mount>, Error> {
         let snapshotter = &self.0.snapshotter;
         let new = NewSnapshot { key, parent: &image.chain_id, labels: options.labels.clone() };
-        let made = if options.read_only { snapshotter.view(new).await } else { snapshotter.prepare(new, None).await };
+        let made =
+            if options.read_only { snapshotter.view(new, None).await } else { snapshotter.prepare(new, None).await };
         match made {
             Err(Error::AlreadyExists { .. }) => snapshotter.mounts(key).await,
             other => other,

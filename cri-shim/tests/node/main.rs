@@ -4,6 +4,7 @@
 
 mod archive;
 mod bed;
+mod checkpoint;
 mod pods;
 mod restarts;
 mod streams;
