@@ -114,6 +114,7 @@ pub fn run(
         Err(mut error) => {
             // An error in a version that the caller may not know is still best told in the version it asked in.
             error.cni_version = asked.unwrap_or_else(|| VERSIONS[VERSIONS.len() - 1].to_owned());
+            error.msg = one_line(&error.msg);
             (serde_json::to_string(&error).unwrap_or_default(), ExitCode::FAILURE)
         }
     };
@@ -121,6 +122,12 @@ pub fn run(
         Ok(()) => exit,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// A message quotes the configuration, or another plugin, and those may say anything.
+fn one_line(message: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    message.chars().map(shown).collect()
 }
 
 fn answer(
@@ -271,6 +278,11 @@ mod tests {
             let (value, ok) = called(&environment, &config);
             assert_eq!((value["code"].as_u64(), ok), (Some(code), false), "{value}");
         }
+        // What it quotes may have lines of its own.
+        let (value, _) = called(&ADD, &json!({"cniVersion": "1.1.0", "name": "n", "prevResult": "a\nb\u{1b}c"}));
+        let message = value["msg"].as_str().unwrap_or_default();
+        assert!(!message.is_empty() && !message.contains(char::is_control), "{message:?}");
+        assert_eq!(one_line("é: a\nb"), "é: a\\nb");
         let (value, _) = called(&[("CNI_COMMAND", "ADD"), ("CNI_PATH", "/")], &config);
         assert_eq!(value["msg"], "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME] missing");
     }
