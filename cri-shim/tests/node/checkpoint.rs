@@ -121,3 +121,19 @@ fn a_checkpoint_that_fails_leaves_nothing_and_the_container_goes_on() {
         served.end().await;
     });
 }
+
+/// As by a shim that is killed in the middle of a checkpoint.
+#[test]
+fn what_was_left_paused_goes_on_when_the_shim_is_back() {
+    on_a_node("checkpoint::what_was_left_paused_goes_on_when_the_shim_is_back", async |node| {
+        let mut served = node.serve().await;
+        let (sandbox, id, log) = begun(&mut served, node).await;
+        node.containerd.pause_task(&id).await.unwrap();
+        served.kill().await;
+        let mut served = node.serve().await;
+        goes_on(&mut served, &id, &log).await;
+        served.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        served.end().await;
+    });
+}
