@@ -8,6 +8,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,7 @@ use api::Objects;
 use bed::{Bed, PLACES, Side};
 use probe::{Fate, Protocol, fate};
 use table::Row;
+use tempfile::TempDir;
 use tests::bed::{checkout, output, text};
 use tests::runner::{Case, run, verdict};
 
@@ -74,18 +76,23 @@ pub fn inside() -> ExitCode {
     verdict(&run(&[Case::new("proxy-ipvs", || compare("ipvs", &path(Some("xtables-legacy-multi"))))]))
 }
 
-/// PATH with `iptables` and its kin of that variant before all others.
-fn path(multi: Option<&str>) -> String {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let Some(multi) = multi else { return path };
-    let folder = std::env::temp_dir().join(format!("bosun-{multi}-{}", std::process::id()));
-    let _ = std::fs::create_dir(&folder);
+/// PATH with `iptables` and its kin of one variant before all others.
+struct SearchPath {
+    text: String,
+    /// Goes with this value.
+    _links: Option<TempDir>,
+}
+
+fn path(multi: Option<&str>) -> SearchPath {
+    let text = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let Some(multi) = multi else { return SearchPath { text, _links: None } };
+    let links = tempfile::tempdir().unwrap();
     for base in ["iptables", "ip6tables"] {
         for action in ["", "-save", "-restore"] {
-            let _ = std::os::unix::fs::symlink(format!("/usr/sbin/{multi}"), folder.join(format!("{base}{action}")));
+            symlink(format!("/usr/sbin/{multi}"), links.path().join(format!("{base}{action}"))).unwrap();
         }
     }
-    format!("{}:{path}", folder.display())
+    SearchPath { text: format!("{}:{text}", links.path().display()), _links: Some(links) }
 }
 
 /// Why the originals cannot be run, where they cannot.
@@ -112,7 +119,7 @@ struct Pair {
     beds: [Bed; 2],
 }
 
-fn compare(mode: &str, path: &str) {
+fn compare(mode: &str, path: &SearchPath) {
     if let Some(why) = lacks() {
         return println!("SKIPPED: proxy-{mode}: {why}");
     }
@@ -132,7 +139,7 @@ fn compare(mode: &str, path: &str) {
 }
 
 impl Pair {
-    fn start(mode: &str, path: &str, folder: &Path) -> Self {
+    fn start(mode: &str, path: &SearchPath, folder: &Path) -> Self {
         let objects = Arc::new(Objects::default());
         let mut pair = Self { objects, beds: [Side::Upstream, Side::Bosun].map(|side| Bed::new(side, folder)) };
         for node in table::nodes() {
@@ -142,7 +149,7 @@ impl Pair {
             pair.put(&row);
         }
         for bed in &mut pair.beds {
-            bed.start(&pair.objects, mode, path);
+            bed.start(&pair.objects, mode, &path.text);
         }
         pair.settle();
         pair
@@ -292,13 +299,13 @@ impl Pair {
     }
 
     /// What the proxy wrote goes by `--cleanup`, and when another backend takes over.
-    fn leave_nothing(&mut self, mode: &str, path: &str) {
+    fn leave_nothing(&mut self, mode: &str, path: &SearchPath) {
         let bed = &mut self.beds[1];
         // A kernel has either both of these or, in user mode, IPVS.
         let modes = [if mode == "ipvs" { "ipvs" } else { "nftables" }, "iptables", mode];
         for mode in modes {
             bed.stop();
-            bed.start(&self.objects, mode, path);
+            bed.start(&self.objects, mode, &path.text);
             let rules = bed.rules("node1");
             for (of, sign) in
                 [("nftables", "table ip bosun-proxy"), ("iptables", ":BOSUN-NODEPORTS"), ("ipvs", "kube-ipvs0")]
@@ -308,7 +315,7 @@ impl Pair {
         }
         bed.stop();
         for node in ["node1", "node2"] {
-            bed.clean(node, path);
+            bed.clean(node, &path.text);
             let rules = bed.rules(node);
             assert!(!rules.to_lowercase().contains("bosun") && !rules.contains("kube-ipvs0"), "{rules}");
         }
