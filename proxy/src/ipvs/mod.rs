@@ -79,6 +79,11 @@ impl Servers {
         Self { ports, options, members, vips, guards, hairpin, leaving }
     }
 
+    /// Whether the server is somebody else's.
+    fn is_excluded(&self, server: &Server) -> bool {
+        self.options.exclude.iter().any(|range| range.contains(server.address.ip()))
+    }
+
     fn manner(&self, server: &Virtual) -> Manner {
         Manner { scheduler: self.options.scheduler.clone(), persistence: server.persistence }
     }
@@ -166,7 +171,7 @@ impl Servers {
             self.balance(server, &before, &content.endpoints)?;
         }
         for server in there.keys().filter(|server| !wanted.contains_key(server)) {
-            if !self.options.exclude.iter().any(|range| range.contains(server.address.ip())) {
+            if !self.is_excluded(server) {
                 self.end(server)?;
             }
         }
@@ -326,7 +331,11 @@ impl Backend for Servers {
 
     fn remove(&mut self) -> Result<(), Error> {
         if let Some(link) = self.ports.network.link(LINK)? {
-            self.ports.ipvs.flush()?;
+            for (server, _) in self.ports.ipvs.servers()? {
+                if !self.is_excluded(&server) {
+                    self.end(&server)?;
+                }
+            }
             self.ports.network.delete_link(link.index)?;
         }
         iptables::remove(self.ports.iptables.as_ref())?;
