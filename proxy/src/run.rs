@@ -48,7 +48,12 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, config.mode);
     let health = Arc::new(Health::default());
-    let pages = Pages { health: health.clone(), registry: Arc::new(registry), mode: config.mode.name() };
+    let pages = Pages {
+        health: health.clone(),
+        registry: Arc::new(registry),
+        metrics: metrics.clone(),
+        mode: config.mode.name(),
+    };
     let mut tasks = tokio::task::JoinSet::new();
     let addresses: HashSet<_> = [config.healthz, config.metrics].into_iter().flatten().collect();
     for address in addresses {
@@ -240,10 +245,7 @@ impl Worker {
     fn note(&mut self, news: News) -> bool {
         let change = match news {
             News::Change(change, trigger) => {
-                match &change {
-                    Change::Service(..) => drop(self.metrics.service_changes.inc()),
-                    _ => drop(self.metrics.endpoint_changes.inc()),
-                }
+                self.metrics.changed(matches!(change, Change::Service(..)));
                 self.triggers.extend(trigger);
                 change
             }
@@ -273,11 +275,13 @@ impl Worker {
     async fn sync(&mut self) -> bool {
         let started = Instant::now();
         let triggers = std::mem::take(&mut self.triggers);
+        let partial = self.proxier.as_ref().is_some_and(Proxier::is_known);
         let Some(outcome) = self.lend(Proxier::sync).await else { return false };
         match outcome {
             Ok(step) => {
                 let took = started.elapsed();
-                self.metrics.synced(took, step, &triggers);
+                let report = self.proxier.as_ref().map(Proxier::report).unwrap_or_default();
+                self.metrics.synced(took, step, &report, &triggers);
                 self.health.synced();
                 match step {
                     Step::Full { services } => {
@@ -292,7 +296,7 @@ impl Worker {
                 true
             }
             Err(error) => {
-                self.metrics.failures.inc();
+                self.metrics.failed(partial);
                 tracing::error!("cannot write the service rules, trying again in 1 s: {error}");
                 false
             }
