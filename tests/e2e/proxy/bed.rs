@@ -142,7 +142,8 @@ impl Bed {
         ip(self.place("client"), "route add default via 192.0.2.1\nroute add default via 2001:db8::1\n");
     }
 
-    /// Serves `objects` on each node and starts its proxy; returns when each says that it has written its rules.
+    /// Serves `objects` on each node and starts its proxy; returns when each is healthy: bosun's when it has written its
+    /// rules, kube-proxy's when it has begun.
     pub fn start(&mut self, objects: &Arc<Objects>, mode: &str, path: &str) {
         for node in ["node1", "node2"] {
             let listener = self.place(node).run(|| TcpListener::bind(("127.0.0.1", PORT)));
