@@ -30,3 +30,8 @@ pub fn known(mode: &str, (row, place, to): (&Row, &str, SocketAddr), theirs: &Fa
 fn refusal(fate: &Fate, word: &str) -> bool {
     fate.iter().all(|text| text == word)
 }
+
+/// kube-proxy's mode ipvs sends flows of UDP elsewhere when their endpoint begins to end, though it still serves.
+pub fn flow(mode: &str, what: &str, theirs: &str) -> bool {
+    mode == "ipvs" && what == "while its endpoint ends" && theirs.starts_with("a ")
+}
