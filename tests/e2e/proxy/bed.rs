@@ -38,7 +38,7 @@ pub struct Bed {
     pub side: Side,
     /// Lines for the end of the proxies' configuration.
     pub settings: String,
-    /// Fields for the end of its section `ipvs`, each after a comma.
+    /// Fields of its section `ipvs`.
     pub ipvs: String,
     /// By [`PLACES`].
     places: Vec<Arc<Netns>>,
@@ -174,6 +174,11 @@ impl Bed {
             ),
         )
         .unwrap();
+        let periods = "minSyncPeriod: 100ms, syncPeriod: 30s";
+        let sections = match mode {
+            "ipvs" => format!("ipvs: {{{periods}, {}}}", self.ipvs),
+            _ => format!("{mode}: {{{periods}}}\nipvs: {{{}}}", self.ipvs),
+        };
         fs::write(
             file("yaml"),
             format!(
@@ -181,9 +186,8 @@ impl Bed {
                  clientConnection: {{kubeconfig: {}, contentType: application/json, acceptContentTypes: application/json}}\n\
                  clusterCIDR: 10.244.0.0/16,fd00:244::/32\nhostnameOverride: {node}\n\
                  conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\n\
-                 {mode}: {{minSyncPeriod: 100ms, syncPeriod: 30s{}}}\n{}",
+                 {sections}\n{}",
                 file("conf").display(),
-                if mode == "ipvs" { &*self.ipvs } else { "" },
                 self.settings
             ),
         )

@@ -1,10 +1,11 @@
 //! Mode ipvs, on a Linux kernel in user mode that has IPVS: see hack/uml. This program starts itself again in there.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use kernel::ipvs::{Ipvs, Kernel, Manner, Server, Timeouts};
+use kernel::netns::Netns;
 use tests::api_server::Objects;
 use tests::bed::{checkout, output, text};
 use tests::runner::{Case, run, verdict};
@@ -82,7 +83,7 @@ const FORSAKEN: &str = "172.16.0.1:80";
 fn host(path: &SearchPath) {
     let folder = tempfile::tempdir().unwrap();
     let mut bed = Bed::new(Side::Bosun, folder.path());
-    bed.ipvs = ", excludeCIDRs: [192.0.2.64/26], tcpTimeout: 77s, udpTimeout: 33s".into();
+    bed.ipvs = "excludeCIDRs: [192.0.2.64/26], tcpTimeout: 77s, udpTimeout: 33s".into();
     let objects = Arc::new(Objects::default());
     table::nodes().into_iter().for_each(|node| objects.put("nodes", node));
     let wanted = ["plain", "node-port", "local-near", "both-families", "external"];
@@ -145,27 +146,39 @@ fn serves(bed: &Bed) {
     }
 }
 
-/// What listens on all of the host's addresses does not answer at those of Services.
+const VIPS: [&str; 4] = ["10.96.0.11", "203.0.113.15", "198.51.100.33", "fd00:96::32"];
+
+/// What listens on the host does not answer at Services' addresses, on ports that are no Service's.
 fn opens_nothing(bed: &Bed) {
-    static SERVED: std::sync::Once = std::sync::Once::new();
-    SERVED.call_once(|| serve(bed.place("node1"), "host", 9999));
-    let ask = |place: &str, ip: &str, protocol| -> Fate {
-        let to = SocketAddr::new(ip.parse().unwrap(), 9999);
+    static SERVED: Once = Once::new();
+    SERVED.call_once(|| {
+        serve(bed.place("node1"), "host", 9999);
+        VIPS.iter().for_each(|ip| echo(bed.place("node1"), SocketAddr::new(ip.parse().unwrap(), 9998)));
+    });
+    let ask = |place: &str, ip: &str, (protocol, port): (Protocol, u16)| -> Fate {
+        let to = SocketAddr::new(ip.parse().unwrap(), port);
         bed.place(place).run(|| fate(to, protocol)).unwrap()
     };
     for place in ["client", "a", "c", "node1"] {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let own = ask(place, "192.0.2.1", protocol);
-            assert!(own.iter().all(|text| text.starts_with("host sees ")), "{place} to node1: {own:?}");
-            for ip in ["10.96.0.11", "203.0.113.15", "198.51.100.33", "fd00:96::32"] {
-                let met = ask(place, ip, protocol);
-                assert!(!met.iter().any(|text| text.contains(" sees ")), "{place} to {protocol:?} {ip}: {met:?}");
-            }
+        let own = ask(place, "192.0.2.1", (Protocol::Tcp, 9999));
+        assert!(own.iter().all(|text| text.starts_with("host sees ")), "{place} to node1: {own:?}");
+        for (ip, what) in VIPS.iter().flat_map(|ip| [(ip, (Protocol::Tcp, 9999)), (ip, (Protocol::Udp, 9998))]) {
+            let met = ask(place, ip, what);
+            assert!(!met.iter().any(|text| text.contains("host")), "{place} to {ip} {what:?}: {met:?}");
         }
     }
     // But load balancers may ask for the health of what they lead to.
     let (status, _) = http(bed.place("client"), "203.0.113.15:31015".parse().unwrap(), "/").unwrap();
     assert_eq!(status, 200);
-    let port = bed.place("node1").run(|| TcpListener::bind("10.96.0.11:7777").is_ok());
-    assert!(port.unwrap(), "the address is the host's");
+}
+
+/// Answers on UDP at one address, which a wildcard socket would not answer from.
+fn echo(netns: &Netns, at: SocketAddr) {
+    let socket = netns.run(|| UdpSocket::bind(at).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(b"host", from);
+        }
+    });
 }
