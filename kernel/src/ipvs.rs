@@ -388,6 +388,7 @@ pub fn read_destination(part: &[u8], v4: bool) -> Option<Destination> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::{LinkChange, Network};
 
     fn server(text: &str) -> Server {
         Server { protocol: 6, address: text.parse().unwrap() }
@@ -421,6 +422,10 @@ mod tests {
                     Err(error) if error.is_absent() => return println!("SKIPPED IPVS: {error}"),
                     opened => opened.unwrap(),
                 };
+                // Without a route of its own a namespace takes every address for a broadcast one, and refuses it.
+                let mut network = crate::netlink::Kernel::open().unwrap();
+                let lo = network.link("lo").unwrap().unwrap().index;
+                network.change_link(lo, LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
                 let server = server("10.96.0.1:80");
                 let manner = |persistence| Manner { scheduler: "rr".into(), persistence };
                 ipvs.set_server(&server, &manner(None)).unwrap();
