@@ -22,9 +22,13 @@ const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
 const DEL_DEST: u8 = 7;
 const GET_DEST: u8 = 8;
-const FLUSH: u8 = 17;
+const SET_CONFIG: u8 = 12;
+const GET_CONFIG: u8 = 13;
 const IN_SERVICE: u16 = 1;
 const IN_DEST: u16 = 2;
+const TIMEOUT_TCP: u16 = 4;
+const TIMEOUT_TCP_FIN: u16 = 5;
+const TIMEOUT_UDP: u16 = 6;
 
 /// Attributes of a service.
 mod service {
@@ -104,6 +108,15 @@ pub struct Destination {
     pub connections: u32,
 }
 
+/// After how many seconds without a packet a connection is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    pub tcp: u32,
+    /// Of TCP that is closing.
+    pub tcp_fin: u32,
+    pub udp: u32,
+}
+
 /// The servers of one network namespace.
 pub trait Ipvs: Send {
     /// # Errors
@@ -118,8 +131,9 @@ pub trait Ipvs: Send {
     fn set_destination(&mut self, server: &Server, address: SocketAddr, weight: u32) -> Result<(), Error>;
     /// `false` where it was gone.
     fn delete_destination(&mut self, server: &Server, address: SocketAddr) -> Result<bool, Error>;
-    /// Removes all servers.
-    fn flush(&mut self) -> Result<(), Error>;
+    fn timeouts(&mut self) -> Result<Timeouts, Error>;
+    /// Zero leaves one as it is.
+    fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<(), Error>;
 }
 
 #[derive(Debug)]
@@ -288,8 +302,27 @@ impl Ipvs for Kernel {
         gone(self.act(DEL_DEST, attributes, ("delete", format!("destination {to} of {}", name(server)))))
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
-        self.act(FLUSH, Attributes::default(), ("flush", "servers".into()))
+    fn timeouts(&mut self) -> Result<Timeouts, Error> {
+        let answer = self.socket.get(self.family, &Message { command: GET_CONFIG, attributes: Vec::new() });
+        let answer = answer.map_err(|source| Error { verb: "read", object: "timeouts".into(), source })?;
+        let answer = answer.unwrap_or_default();
+        let seconds = |kind| value(&answer[4.min(answer.len())..], kind).and_then(word).unwrap_or(0);
+        Ok(Timeouts { tcp: seconds(TIMEOUT_TCP), tcp_fin: seconds(TIMEOUT_TCP_FIN), udp: seconds(TIMEOUT_UDP) })
+    }
+
+    fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<(), Error> {
+        let mut attributes = Attributes::default();
+        for (kind, seconds) in
+            [(TIMEOUT_TCP, timeouts.tcp), (TIMEOUT_TCP_FIN, timeouts.tcp_fin), (TIMEOUT_UDP, timeouts.udp)]
+        {
+            if seconds > 0 {
+                attributes.put(kind, &seconds.to_ne_bytes());
+            }
+        }
+        if attributes.0.is_empty() {
+            return Ok(());
+        }
+        self.act(SET_CONFIG, attributes, ("set", "timeouts".into()))
     }
 }
 
@@ -355,6 +388,7 @@ pub fn read_destination(part: &[u8], v4: bool) -> Option<Destination> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::{LinkChange, Network};
 
     fn server(text: &str) -> Server {
         Server { protocol: 6, address: text.parse().unwrap() }
@@ -388,6 +422,10 @@ mod tests {
                     Err(error) if error.is_absent() => return println!("SKIPPED IPVS: {error}"),
                     opened => opened.unwrap(),
                 };
+                // Without a route of its own a namespace takes every address for a broadcast one, and refuses it.
+                let mut network = crate::netlink::Kernel::open().unwrap();
+                let lo = network.link("lo").unwrap().unwrap().index;
+                network.change_link(lo, LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
                 let server = server("10.96.0.1:80");
                 let manner = |persistence| Manner { scheduler: "rr".into(), persistence };
                 ipvs.set_server(&server, &manner(None)).unwrap();
@@ -402,7 +440,9 @@ mod tests {
                 assert!(!ipvs.delete_destination(&server, to).unwrap());
                 assert!(ipvs.delete_server(&server).unwrap());
                 assert!(!ipvs.delete_server(&server).unwrap());
-                ipvs.flush().unwrap();
+                let before = ipvs.timeouts().unwrap();
+                ipvs.set_timeouts(&Timeouts { tcp: 77, ..Timeouts::default() }).unwrap();
+                assert_eq!(ipvs.timeouts().unwrap(), Timeouts { tcp: 77, ..before });
             })
             .unwrap();
     }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use ipnetwork::IpNetwork;
+use kernel::ipvs::Timeouts;
 use serde_json::Value;
+
+use crate::parameters::Tracking;
 
 /// `bosun proxy`, with the flag names of kube-proxy.
 #[derive(Debug, Clone, Default, Parser)]
@@ -100,6 +103,7 @@ pub struct IpvsOptions {
     pub strict_arp: bool,
     /// Virtual servers in these ranges are somebody else's.
     pub exclude: Vec<IpNetwork>,
+    pub timeouts: Timeouts,
 }
 
 /// What the daemon goes by.
@@ -114,6 +118,7 @@ pub struct Config {
     /// Whether 127.0.0.1 is one of them, in mode iptables.
     pub localhost_node_ports: bool,
     pub ipvs: IpvsOptions,
+    pub tracking: Tracking,
     pub masquerade_all: bool,
     /// `None` serves none.
     pub healthz: Option<SocketAddr>,
@@ -133,7 +138,7 @@ const MIN_SYNC: Duration = Duration::from_millis(50);
 const SYNC: Duration = Duration::from_secs(30);
 
 /// Paths of fields that are read below.
-const SUPPORTED: [&str; 26] = [
+const SUPPORTED: [&str; 35] = [
     "apiVersion",
     "kind",
     "clientConnection.kubeconfig",
@@ -158,9 +163,17 @@ const SUPPORTED: [&str; 26] = [
     "ipvs.excludeCIDRs",
     "ipvs.minSyncPeriod",
     "ipvs.syncPeriod",
+    "ipvs.tcpTimeout",
+    "ipvs.tcpFinTimeout",
+    "ipvs.udpTimeout",
     "bindAddress",
-    // Not a word about what the kernel has by itself.
     "conntrack.maxPerCore",
+    "conntrack.min",
+    "conntrack.tcpEstablishedTimeout",
+    "conntrack.tcpCloseWaitTimeout",
+    "conntrack.tcpBeLiberal",
+    "conntrack.udpTimeout",
+    "conntrack.udpStreamTimeout",
 ];
 
 impl Config {
@@ -175,7 +188,8 @@ impl Config {
             mode: Mode::parse(options.proxy_mode.as_deref().unwrap_or_default())?,
             node_port_addresses: NodeAddresses::Primary,
             localhost_node_ports: true,
-            ipvs: IpvsOptions { scheduler: "rr".into(), strict_arp: false, exclude: Vec::new() },
+            ipvs: IpvsOptions { scheduler: "rr".into(), ..IpvsOptions::default() },
+            tracking: Tracking::default(),
             masquerade_all: options.masquerade_all,
             healthz: Some(options.healthz_bind_address.unwrap_or(HEALTHZ)),
             metrics: Some(options.metrics_bind_address.unwrap_or(METRICS)),
@@ -240,6 +254,7 @@ impl Config {
             ),
         };
         self.read_mode(&value)?;
+        self.tracking = Tracking::read(&value["conntrack"])?;
         self.healthz = address(word("/healthzBindAddress"), self.healthz, HEALTHZ.port())?;
         self.metrics = address(word("/metricsBindAddress"), self.metrics, METRICS.port())?;
         Ok(strings(&value["nodePortAddresses"]))
@@ -267,6 +282,15 @@ impl Config {
         let exclude = strings(&value["ipvs"]["excludeCIDRs"]).unwrap_or_default();
         let parsed = exclude.iter().map(|cidr| cidr.parse().with_context(|| format!("ipvs.excludeCIDRs {cidr:?}")));
         self.ipvs.exclude = parsed.collect::<anyhow::Result<_>>()?;
+        let times = &mut self.ipvs.timeouts;
+        for (field, name) in
+            [(&mut times.tcp, "tcpTimeout"), (&mut times.tcp_fin, "tcpFinTimeout"), (&mut times.udp, "udpTimeout")]
+        {
+            if let Some(text) = value["ipvs"][name].as_str() {
+                let time = duration(text).with_context(|| format!("ipvs.{name}"))?;
+                *field = time.as_secs().try_into().with_context(|| format!("ipvs.{name} {text:?} is too long"))?;
+            }
+        }
         Ok(())
     }
 }
@@ -298,7 +322,7 @@ fn address(text: Option<&str>, otherwise: Option<SocketAddr>, port: u16) -> anyh
 }
 
 /// Go's form, as far as configurations use it: `1h2m3.5s`, `50ms`.
-fn duration(text: &str) -> anyhow::Result<Duration> {
+pub fn duration(text: &str) -> anyhow::Result<Duration> {
     let mut rest = text;
     let mut total = 0.0;
     while !rest.is_empty() {
@@ -355,14 +379,16 @@ mod tests {
             .read(
                 "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
                  clusterCIDR: 10.244.0.0/16\nhealthzBindAddress: 127.0.0.1\nmetricsBindAddress: \"\"\n\
-                 conntrack: {maxPerCore: 32768, min: null}\nnftables: {minSyncPeriod: 1m1.5s, syncPeriod: 0s}\n\
-                 ipvs: {tcpTimeout: 5s}\n",
+                 conntrack: {maxPerCore: 0, min: null}\nnftables: {minSyncPeriod: 1m1.5s, syncPeriod: 0s}\n\
+                 ipvs: {tcpTimeout: 15m, udpTimeout: 5s}\noomScoreAdj: -999\n",
             )
             .unwrap();
         assert_eq!(config.min_sync, Duration::from_millis(61_500));
         assert_eq!(config.sync, SYNC);
         assert_eq!(config.healthz, Some("127.0.0.1:10256".parse().unwrap()));
-        assert_eq!(config.ignored, ["ipvs.tcpTimeout"]);
+        assert_eq!(config.ipvs.timeouts, Timeouts { tcp: 900, tcp_fin: 0, udp: 5 });
+        assert_eq!(config.tracking, Tracking { max_per_core: 0, ..Tracking::default() });
+        assert_eq!(config.ignored, ["oomScoreAdj"]);
         assert!(config.read("kind: Pod").is_err());
         let other = Options { proxy_mode: Some("userspace".into()), ..Options::default() };
         assert_eq!(

@@ -12,6 +12,7 @@ pub mod ipvs;
 mod metrics;
 pub mod model;
 pub mod nftables;
+mod parameters;
 pub mod plan;
 mod run;
 mod server;

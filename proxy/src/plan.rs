@@ -108,6 +108,15 @@ pub struct Plan {
     pub serving: Vec<(u64, Arc<[SocketAddr]>)>,
 }
 
+impl Plan {
+    /// Whether the policy Local leaves traffic from inside, and from outside, no endpoint on this node though there are
+    /// some elsewhere.
+    pub fn lacks(&self) -> [bool; 2] {
+        [From::Anyone, From::Outside]
+            .map(|from| self.rules.iter().any(|rule| rule.from == from && rule.action == Action::Drop))
+    }
+}
+
 /// The endpoints of one service port that each kind of traffic may use.
 #[derive(Debug, PartialEq, Eq)]
 struct Pools {
@@ -350,6 +359,18 @@ mod tests {
         let ending = decided(&service(), vec![endpoint("10.0.0.2", false, true, true)]);
         assert_eq!(ending[0].2, balance(&["10.0.0.2"], Masquerade::OutsidePods));
         assert_eq!(decided(&service(), vec![endpoint("10.0.0.2", false, false, true)])[0].2, Action::Reject);
+    }
+
+    #[test]
+    fn a_service_that_leads_nowhere_from_here_is_told_from_one_without_endpoints() {
+        let lacks = |service: &Service, endpoints| plan("a/b", service, [slice(endpoints)].iter(), &facts()).lacks();
+        let far = || vec![endpoint("10.0.0.1", true, false, false)];
+        assert_eq!(lacks(&service(), far()), [false, false]);
+        let local = Service { external_local: true, internal_local: true, ..service() };
+        assert_eq!(lacks(&local, far()), [true, true]);
+        assert_eq!(lacks(&Service { internal_local: false, ..local.clone() }, far()), [false, true]);
+        assert_eq!(lacks(&local, vec![endpoint("10.0.0.1", true, false, true)]), [false, false]);
+        assert_eq!(lacks(&local, Vec::new()), [false, false]);
     }
 
     #[test]

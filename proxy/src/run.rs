@@ -23,6 +23,7 @@ use crate::ipvs::{self, Ports, Servers};
 use crate::metrics::Metrics;
 use crate::model::{Facts, NodePorts, PodSource};
 use crate::nftables::Tables;
+use crate::parameters;
 use crate::server::{Health, Pages, listen};
 use crate::sync::{Change, Proxier, Step};
 use crate::watch::{self, News, NodeNews, Source};
@@ -33,7 +34,10 @@ use crate::watch::{self, News, NodeNews, Source};
 /// Where it cannot begin: configuration, kubeconfig, a taken port, no nftables.
 pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     if options.cleanup {
-        return tokio::task::spawn_blocking(|| sweep(None)).await?;
+        // The configuration says which virtual servers are not ours.
+        let config = options.config.as_ref().map(|_| Config::new(&options, "")).transpose()?;
+        let ipvs = config.map(|config| config.ipvs).unwrap_or_default();
+        return tokio::task::spawn_blocking(move || sweep(None, ipvs)).await?;
     }
     let hostname = sysctl::read("kernel/hostname").context("cannot learn the host's name")?;
     let config = Config::new(&options, &hostname)?;
@@ -44,16 +48,21 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry, config.mode);
     let health = Arc::new(Health::default());
-    let pages = Pages { health: health.clone(), registry: Arc::new(registry), mode: config.mode.name() };
+    let pages = Pages {
+        health: health.clone(),
+        registry: Arc::new(registry),
+        metrics: metrics.clone(),
+        mode: config.mode.name(),
+    };
     let mut tasks = tokio::task::JoinSet::new();
     let addresses: HashSet<_> = [config.healthz, config.metrics].into_iter().flatten().collect();
     for address in addresses {
         let pages = pages.clone();
         tasks.spawn(listen(address, move |path: &str| pages.answer(path)).await?);
     }
-    let mode = config.mode;
-    tokio::task::spawn_blocking(move || sweep(Some(mode))).await??;
-    prepare(&config);
+    let (mode, ipvs) = (config.mode, config.ipvs.clone());
+    tokio::task::spawn_blocking(move || sweep(Some(mode), ipvs)).await??;
+    parameters::prepare(&config, node_ports(&config));
     let (sender, news) = mpsc::channel(1024);
     tasks.spawn(watch::services(client.clone(), sender.clone()));
     tasks.spawn(watch::slices(client.clone(), config.node.clone(), sender.clone()));
@@ -85,10 +94,11 @@ fn backend(config: &Config) -> anyhow::Result<Box<dyn Backend>> {
         Mode::Nftables => Box::new(Tables::new(Box::new(Nft))),
         Mode::Iptables => Box::new(Chains::new(Box::new(Programs::of_machine().context("mode iptables")?))),
         Mode::Ipvs => {
-            let ports = ipvs_ports(Programs::of_machine().context("mode ipvs")?).context("mode ipvs")?;
-            for (name, value) in ipvs_parameters(config) {
+            let mut ports = ipvs_ports(Programs::of_machine().context("mode ipvs")?).context("mode ipvs")?;
+            for (name, value) in parameters::of_ipvs(config) {
                 sysctl::write(name, value).context("mode ipvs")?;
             }
+            ports.ipvs.set_timeouts(&config.ipvs.timeouts).context("mode ipvs")?;
             Box::new(Servers::new(ports, config.ipvs.clone()))
         }
     })
@@ -104,23 +114,8 @@ fn ipvs_ports(programs: Programs) -> anyhow::Result<Ports> {
     })
 }
 
-fn ipvs_parameters(config: &Config) -> Vec<(&'static str, &'static str)> {
-    let mut parameters = vec![
-        // Masquerade needs the flows tracked.
-        ("net/ipv4/vs/conntrack", "1"),
-        // A port that a client takes again must not go to an endpoint that is gone.
-        ("net/ipv4/vs/conn_reuse_mode", "0"),
-        ("net/ipv4/vs/expire_nodest_conn", "1"),
-        ("net/ipv4/vs/expire_quiescent_template", "1"),
-    ];
-    if config.ipvs.strict_arp {
-        parameters.extend([("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")]);
-    }
-    parameters
-}
-
 /// Removes what proxies of other modes than `kept` left, or of all.
-fn sweep(kept: Option<Mode>) -> anyhow::Result<()> {
+fn sweep(kept: Option<Mode>, options: IpvsOptions) -> anyhow::Result<()> {
     if kept != Some(Mode::Nftables) {
         Tables::new(Box::new(Nft)).remove().context("cannot remove the proxy's tables")?;
     }
@@ -135,27 +130,10 @@ fn sweep(kept: Option<Mode>) -> anyhow::Result<()> {
     }
     if was_ipvs {
         let ports = ipvs_ports(Programs::of_machine()?)?;
-        let removed = Servers::new(ports, IpvsOptions::default()).remove();
+        let removed = Servers::new(ports, options).remove();
         removed.context("cannot remove the proxy's virtual servers")?;
     }
     Ok(())
-}
-
-/// Parameters that service traffic needs. A machine without br_netfilter has not the second; then pods of one
-/// bridge answer each other past the translation.
-fn prepare(config: &Config) {
-    let mut parameters = vec![
-        ("net/ipv4/ip_forward", "node ports lead nowhere"),
-        ("net/bridge/bridge-nf-call-iptables", "pods on one bridge cannot reach each other by a Service"),
-    ];
-    if node_ports(config) == NodePorts::Localhost {
-        parameters.push(("net/ipv4/conf/all/route_localnet", "node ports do not answer on 127.0.0.1"));
-    }
-    for (name, why) in parameters {
-        if let Err(error) = sysctl::write(name, "1") {
-            tracing::warn!("{why}: {error}");
-        }
-    }
 }
 
 fn facts(config: &Config, node: &NodeNews) -> Facts {
@@ -267,10 +245,7 @@ impl Worker {
     fn note(&mut self, news: News) -> bool {
         let change = match news {
             News::Change(change, trigger) => {
-                match &change {
-                    Change::Service(..) => drop(self.metrics.service_changes.inc()),
-                    _ => drop(self.metrics.endpoint_changes.inc()),
-                }
+                self.metrics.changed(matches!(change, Change::Service(..)));
                 self.triggers.extend(trigger);
                 change
             }
@@ -300,11 +275,13 @@ impl Worker {
     async fn sync(&mut self) -> bool {
         let started = Instant::now();
         let triggers = std::mem::take(&mut self.triggers);
+        let partial = self.proxier.as_ref().is_some_and(Proxier::is_known);
         let Some(outcome) = self.lend(Proxier::sync).await else { return false };
         match outcome {
             Ok(step) => {
                 let took = started.elapsed();
-                self.metrics.synced(took, step, &triggers);
+                let report = self.proxier.as_ref().map(Proxier::report).unwrap_or_default();
+                self.metrics.synced(took, step, &report, &triggers);
                 self.health.synced();
                 match step {
                     Step::Full { services } => {
@@ -319,7 +296,7 @@ impl Worker {
                 true
             }
             Err(error) => {
-                self.metrics.failures.inc();
+                self.metrics.failed(partial);
                 tracing::error!("cannot write the service rules, trying again in 1 s: {error}");
                 false
             }

@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::metrics;
+use crate::metrics::{self, Metrics};
 
 /// What the health answers are made from.
 #[derive(Debug)]
@@ -88,6 +88,7 @@ impl Health {
 pub struct Pages {
     pub health: Arc<Health>,
     pub registry: Arc<Registry>,
+    pub metrics: Metrics,
     pub mode: &'static str,
 }
 
@@ -96,8 +97,14 @@ impl Pages {
         let health = |ok: bool| if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let (alive, ready) = self.health.answer();
         let (status, body) = match path {
-            "/healthz" => (health(ready), self.health.times(alive, &format!(",\"nodeEligible\": {ready}"))),
-            "/livez" => (health(alive), self.health.times(alive, "")),
+            "/healthz" => {
+                self.metrics.healthz(ready);
+                (health(ready), self.health.times(alive, &format!(",\"nodeEligible\": {ready}")))
+            }
+            "/livez" => {
+                self.metrics.livez(alive);
+                (health(alive), self.health.times(alive, ""))
+            }
             "/metrics" => (StatusCode::OK, metrics::text(&self.registry)),
             "/proxyMode" => (StatusCode::OK, self.mode.into()),
             _ => (StatusCode::NOT_FOUND, "404 page not found\n".into()),

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use kernel::conntrack::Conntrack;
 
@@ -31,6 +32,40 @@ pub enum Step {
     Full { services: usize },
 }
 
+/// Services of the policy Local that lead nowhere from this node, though there are endpoints elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lacking {
+    pub inside: usize,
+    pub outside: usize,
+}
+
+impl Lacking {
+    fn add(self, plan: &Plan) -> Self {
+        let [inside, outside] = plan.lacks();
+        Self { inside: self.inside + usize::from(inside), outside: self.outside + usize::from(outside) }
+    }
+
+    fn take(self, plan: &Plan) -> Self {
+        let [inside, outside] = plan.lacks();
+        Self { inside: self.inside - usize::from(inside), outside: self.outside - usize::from(outside) }
+    }
+}
+
+/// One look through the tracked flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconciled {
+    pub took: Duration,
+    pub ended: u64,
+}
+
+/// What is known after a sync beside its step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    pub lacking: Lacking,
+    /// `None` where the sync did not concern UDP.
+    pub reconciled: Option<Reconciled>,
+}
+
 pub struct Proxier {
     facts: Facts,
     services: HashMap<Name, Service>,
@@ -41,6 +76,7 @@ pub struct Proxier {
     hairpin: BTreeMap<IpAddr, usize>,
     /// Of those that have one.
     health_checks: BTreeMap<Name, HealthCheck>,
+    report: Report,
     dirty: HashSet<Name>,
     /// Whether the kernel holds what `plans` says.
     known: bool,
@@ -57,6 +93,7 @@ impl Proxier {
             plans: BTreeMap::new(),
             hairpin: BTreeMap::new(),
             health_checks: BTreeMap::new(),
+            report: Report::default(),
             dirty: HashSet::new(),
             known: false,
             backend,
@@ -137,7 +174,10 @@ impl Proxier {
         self.dirty.clear();
         self.dirty.shrink_to_fit();
         let all: Vec<&Plan> = self.plans.values().collect();
-        forget(&mut self.conntrack, &all, &[], &self.facts);
+        self.report = Report {
+            lacking: all.iter().fold(Lacking::default(), |lacking, plan| lacking.add(plan)),
+            reconciled: forget(&mut self.conntrack, &all, &[], &self.facts),
+        };
         Ok(Step::Full { services: self.plans.len() })
     }
 
@@ -149,6 +189,7 @@ impl Proxier {
             .map(|(name, after)| backend::Change { name, before: self.plans.get(name), after: after.as_ref() })
             .filter(|change| change.before != change.after)
             .collect();
+        self.report.reconciled = None;
         if changes.is_empty() {
             return Ok(Step::Nothing);
         }
@@ -156,7 +197,11 @@ impl Proxier {
         self.backend.change(&self.facts, &changes, &hairpin)?;
         let before: Vec<&Plan> = changes.iter().filter_map(|change| change.before).collect();
         let after: Vec<&Plan> = changes.iter().filter_map(|change| change.after).collect();
-        forget(&mut self.conntrack, &after, &before, &self.facts);
+        let lacking = after.iter().fold(self.report.lacking, |lacking, plan| lacking.add(plan));
+        self.report = Report {
+            lacking: before.iter().fold(lacking, |lacking, plan| lacking.take(plan)),
+            reconciled: forget(&mut self.conntrack, &after, &before, &self.facts),
+        };
         let services = changes.len();
         self.hairpin = counts;
         for (name, plan) in new {
@@ -170,6 +215,15 @@ impl Proxier {
             }
         }
         Ok(Step::Partial { services })
+    }
+
+    /// Whether the next sync is of the changes alone.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    pub fn report(&self) -> Report {
+        self.report
     }
 
     /// What health check node ports are to tell, as of the last sync.
@@ -209,21 +263,32 @@ fn count_hairpin(
 }
 
 /// UDP has no end that the kernel sees: flows to what is no endpoint any more are ended here.
-fn forget(conntrack: &mut Option<Box<dyn Conntrack>>, now: &[&Plan], before: &[&Plan], facts: &Facts) {
-    let Some(table) = conntrack else { return };
+fn forget(
+    conntrack: &mut Option<Box<dyn Conntrack>>,
+    now: &[&Plan],
+    before: &[&Plan],
+    facts: &Facts,
+) -> Option<Reconciled> {
+    let table = conntrack.as_mut()?;
     let wanted = stale::targets(now, before, facts);
     if wanted.is_empty() {
-        return;
+        return None;
     }
-    let flows = match table.flows(17) {
-        Ok(flows) => flows,
-        Err(error) => return tracing::warn!("stale UDP flows stay until they time out: {error}"),
-    };
+    let begun = Instant::now();
+    let flows = table.flows(17).unwrap_or_else(|error| {
+        tracing::warn!("stale UDP flows stay until they time out: {error}");
+        Vec::new()
+    });
+    let mut ended = 0;
     for flow in flows.iter().filter(|flow| stale::is_stale(flow, &wanted)) {
-        if let Err(error) = table.delete(flow) {
-            tracing::warn!("a stale UDP flow to {} stays until it times out: {error}", flow.original.destination);
+        match table.delete(flow) {
+            Ok(_) => ended += 1,
+            Err(error) => {
+                tracing::warn!("a stale UDP flow to {} stays until it times out: {error}", flow.original.destination);
+            }
         }
     }
+    Some(Reconciled { took: begun.elapsed(), ended })
 }
 
 #[cfg(test)]

@@ -119,6 +119,8 @@ const ALONE: &[(&str, fn())] = &[
     ("proxy-nftables", proxy::nftables),
     ("proxy-iptables-nft", proxy::iptables_nft),
     ("proxy-iptables-legacy", proxy::iptables_legacy),
+    ("proxy-pod-detection", proxy::pod_detection),
+    ("proxy-ipvs-host", proxy::ipvs_host),
     ("proxy-ipvs", proxy::ipvs),
 ];
 

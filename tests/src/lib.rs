@@ -1,5 +1,6 @@
 //! What the tests on a real machine share: clusters of their own, kubectl, a look at what leaks.
 
+pub mod api_server;
 pub mod bed;
 pub mod leaks;
 pub mod leftover;

@@ -1,7 +1,8 @@
 //! The plan in IPVS: a virtual server for each front, its address on the link `kube-ipvs0`, and beside it a fixed number of
 //! iptables rules over sets.
 //!
-//! An endpoint that leaves gets weight 0 and goes when its last connection has; one of UDP goes at once.
+//! An endpoint that leaves gets weight 0 and goes when its last connection has; one of UDP goes at once when it serves no
+//! more, because its flows have no end that it could wait for.
 
 mod parts;
 mod rules;
@@ -79,23 +80,35 @@ impl Servers {
         Self { ports, options, members, vips, guards, hairpin, leaving }
     }
 
+    /// Whether the server is somebody else's.
+    fn is_excluded(&self, server: &Server) -> bool {
+        self.options.exclude.iter().any(|range| range.contains(server.address.ip()))
+    }
+
     fn manner(&self, server: &Virtual) -> Manner {
         Manner { scheduler: self.options.scheduler.clone(), persistence: server.persistence }
     }
 
-    /// Makes the server's destinations `endpoints`, where they were `before`.
-    fn balance(&mut self, server: &Server, before: &[SocketAddr], endpoints: &[SocketAddr]) -> Result<(), Error> {
+    /// Makes the server's destinations what `content` says, where they were `before`.
+    fn balance(&mut self, server: &Server, before: &[SocketAddr], content: &Virtual) -> Result<(), Error> {
+        let endpoints = &content.endpoints;
         for to in endpoints.iter().filter(|to| !before.contains(to)) {
             self.ports.ipvs.set_destination(server, *to, 1)?;
             self.leaving.remove(&(*server, *to));
         }
+        let goes_at_once = |to: &SocketAddr| server.protocol == UDP && !content.serving.contains(to);
         for to in before.iter().filter(|to| !endpoints.contains(to)) {
-            if server.protocol == UDP {
+            if goes_at_once(to) {
                 self.ports.ipvs.delete_destination(server, *to)?;
             } else {
                 self.ports.ipvs.set_destination(server, *to, 0)?;
                 self.leaving.insert((*server, *to));
             }
+        }
+        let left = self.leaving.iter().filter(|(of, to)| of == server && goes_at_once(to));
+        for place in left.copied().collect::<Vec<_>>() {
+            self.ports.ipvs.delete_destination(server, place.1)?;
+            self.leaving.remove(&place);
         }
         Ok(())
     }
@@ -163,10 +176,10 @@ impl Servers {
             if there.get(server) != Some(&manner) {
                 self.ports.ipvs.set_server(server, &manner)?;
             }
-            self.balance(server, &before, &content.endpoints)?;
+            self.balance(server, &before, content)?;
         }
         for server in there.keys().filter(|server| !wanted.contains_key(server)) {
-            if !self.options.exclude.iter().any(|range| range.contains(server.address.ip())) {
+            if !self.is_excluded(server) {
                 self.end(server)?;
             }
         }
@@ -305,7 +318,7 @@ impl Backend for Servers {
                 let manner = self.manner(content);
                 self.ports.ipvs.set_server(server, &manner)?;
             }
-            self.balance(server, before.map_or(&[], |old| &*old.endpoints), &content.endpoints)?;
+            self.balance(server, before.map_or(&[], |old| &*old.endpoints), content)?;
         }
         if !come.is_empty() || !gone.is_empty() {
             let link = self.link()?;
@@ -326,7 +339,11 @@ impl Backend for Servers {
 
     fn remove(&mut self) -> Result<(), Error> {
         if let Some(link) = self.ports.network.link(LINK)? {
-            self.ports.ipvs.flush()?;
+            for (server, _) in self.ports.ipvs.servers()? {
+                if !self.is_excluded(&server) {
+                    self.end(&server)?;
+                }
+            }
             self.ports.network.delete_link(link.index)?;
         }
         iptables::remove(self.ports.iptables.as_ref())?;

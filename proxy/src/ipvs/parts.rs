@@ -56,6 +56,8 @@ impl Set {
 pub struct Virtual {
     pub persistence: Option<u32>,
     pub endpoints: Arc<[SocketAddr]>,
+    /// Of UDP: where flows that have begun may go on, though new ones may not go there.
+    pub serving: Arc<[SocketAddr]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -83,7 +85,7 @@ pub fn parts(plan: &Plan, facts: &Facts) -> Parts {
             .iter()
             .find(|other| (other.front, other.protocol, other.from) == (rule.front, rule.protocol, From::Outside));
         for address in addresses(rule.front, facts) {
-            add_front(&mut parts, address, (rule, outside));
+            add_front(&mut parts, address, (rule, outside), &plan.serving);
         }
         if let Front::Vip(ip, _) = rule.front {
             parts.vips.insert(ip);
@@ -107,7 +109,12 @@ fn addresses(front: Front, facts: &Facts) -> Vec<SocketAddr> {
     }
 }
 
-fn add_front(parts: &mut Parts, address: SocketAddr, (anyone, outside): (&Rule, Option<&Rule>)) {
+fn add_front(
+    parts: &mut Parts,
+    address: SocketAddr,
+    (anyone, outside): (&Rule, Option<&Rule>),
+    serving: &[(u64, Arc<[SocketAddr]>)],
+) {
     let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
     let member = format!("{},{}:{}", address.ip(), anyone.protocol.name(), address.port());
     let mut join = |set| {
@@ -134,6 +141,8 @@ fn add_front(parts: &mut Parts, address: SocketAddr, (anyone, outside): (&Rule, 
     });
     if let Some((endpoints, affinity)) = chosen {
         let server = Server { protocol: anyone.protocol.number(), address };
-        parts.servers.insert(server, Virtual { persistence: *affinity, endpoints: endpoints.clone() });
+        let of_port = serving.iter().find(|(id, _)| *id == anyone.id).map(|(_, serving)| serving.clone());
+        let serving = of_port.unwrap_or_default();
+        parts.servers.insert(server, Virtual { persistence: *affinity, endpoints: endpoints.clone(), serving });
     }
 }

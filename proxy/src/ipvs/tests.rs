@@ -32,7 +32,8 @@ fn a_front_is_a_server_and_in_the_sets_that_say_what_it_meets() {
     let made = parts(&plan, &facts());
     let server = Server { protocol: 6, address: at("10.96.0.1:80") };
     let endpoints: [SocketAddr; 1] = [at("10.244.0.2:8080")];
-    assert_eq!(made.servers, [(server, Virtual { persistence: Some(60), endpoints: endpoints.into() })].into());
+    let content = Virtual { persistence: Some(60), endpoints: endpoints.into(), serving: [].into() };
+    assert_eq!(made.servers, [(server, content)].into());
     assert_eq!(
         members(&made),
         [(Set::Vips, "10.96.0.1"), (Set::Fronts, "10.96.0.1,tcp:80"), (Set::Outside, "10.96.0.1,tcp:80")]

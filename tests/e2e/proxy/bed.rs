@@ -18,12 +18,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::ipvs::Ipvs;
 use kernel::netlink::{Kernel, Network, VethEnd};
 use kernel::netns::Netns;
 use kernel::sysctl;
+use tests::api_server::{Objects, PORT};
 use tests::bed::{bosun, eventually};
-
-use super::api::{Objects, PORT};
 
 pub const PLACES: [&str; 7] = ["client", "node1", "node2", "a", "b", "c", "d"];
 
@@ -36,6 +36,10 @@ pub enum Side {
 
 pub struct Bed {
     pub side: Side,
+    /// Lines for the end of the proxies' configuration.
+    pub settings: String,
+    /// Fields of its section `ipvs`.
+    pub ipvs: String,
     /// By [`PLACES`].
     places: Vec<Arc<Netns>>,
     _lan: Netns,
@@ -65,7 +69,8 @@ impl Bed {
         fs::create_dir_all(&folder).unwrap();
         let lan = Netns::anonymous().unwrap();
         let places: Vec<Arc<Netns>> = PLACES.iter().map(|_| Arc::new(Netns::anonymous().unwrap())).collect();
-        let bed = Self { side, places, _lan: lan, folder, proxies: Vec::new() };
+        let (settings, ipvs) = (String::new(), String::new());
+        let bed = Self { side, settings, ipvs, places, _lan: lan, folder, proxies: Vec::new() };
         bed.wire();
         for (name, port) in [("a", 8080), ("a", 8081), ("b", 8080), ("c", 8080), ("d", 8080), ("node2", 9090)] {
             serve(bed.place(name), name, port);
@@ -137,7 +142,8 @@ impl Bed {
         ip(self.place("client"), "route add default via 192.0.2.1\nroute add default via 2001:db8::1\n");
     }
 
-    /// Serves `objects` on each node and starts its proxy; returns when each says that it has written its rules.
+    /// Serves `objects` on each node and starts its proxy; returns when each is healthy: bosun's when it has written its
+    /// rules, kube-proxy's when it has begun.
     pub fn start(&mut self, objects: &Arc<Objects>, mode: &str, path: &str) {
         for node in ["node1", "node2"] {
             let listener = self.place(node).run(|| TcpListener::bind(("127.0.0.1", PORT)));
@@ -168,7 +174,11 @@ impl Bed {
             ),
         )
         .unwrap();
-        let section = if mode == "ipvs" { "ipvs" } else { mode };
+        let periods = "minSyncPeriod: 100ms, syncPeriod: 30s";
+        let sections = match mode {
+            "ipvs" => format!("ipvs: {{{periods}, {}}}", self.ipvs),
+            _ => format!("{mode}: {{{periods}}}\nipvs: {{{}}}", self.ipvs),
+        };
         fs::write(
             file("yaml"),
             format!(
@@ -176,8 +186,9 @@ impl Bed {
                  clientConnection: {{kubeconfig: {}, contentType: application/json, acceptContentTypes: application/json}}\n\
                  clusterCIDR: 10.244.0.0/16,fd00:244::/32\nhostnameOverride: {node}\n\
                  conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\n\
-                 {section}: {{minSyncPeriod: 100ms, syncPeriod: 30s}}\n",
-                file("conf").display()
+                 {sections}\n{}",
+                file("conf").display(),
+                self.settings
             ),
         )
         .unwrap();
@@ -195,6 +206,14 @@ impl Bed {
         self.place(node).run(move || command.spawn()).unwrap().expect("the proxy starts")
     }
 
+    /// When a node's proxy ended its last sync, of the family that is behind: seconds since 1970.
+    pub fn last_sync(&self, node: &str) -> Option<f64> {
+        let metrics = super::probe::http(self.place(node), "127.0.0.1:10249".parse().unwrap(), "/metrics")?.1;
+        let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).reduce(f64::min)
+    }
+
     /// Kills the proxies; what they wrote stays.
     pub fn stop(&mut self) {
         for mut child in self.proxies.drain(..) {
@@ -203,7 +222,7 @@ impl Bed {
         }
     }
 
-    /// What the kernel of a node holds of any backend, as text.
+    /// What the kernel of a node holds of any backend, as text; virtual servers as `TCP 10.96.0.1:80`.
     pub fn rules(&self, node: &str) -> String {
         let list = |words: &[&str]| -> String {
             let run = || Command::new(words[0]).args(&words[1..]).output();
@@ -219,12 +238,17 @@ impl Bed {
             &["ipset", "list", "-n"],
             &["ip", "-o", "address"],
         ];
-        all.map(list).concat()
+        let servers = self.place(node).run(servers).unwrap();
+        all.map(list).concat() + &servers.join("\n")
     }
 
-    /// `bosun proxy --cleanup` on a node.
-    pub fn clean(&self, node: &str, path: &str) {
-        let run = || Command::new(bosun()).args(["proxy", "--cleanup"]).env("PATH", path).output();
+    /// `bosun proxy --cleanup` on a node, with the configuration that its proxy had last in `mode`.
+    pub fn clean(&self, node: &str, mode: &str, path: &str) {
+        let config = self.folder.join(format!("{node}-{mode}.yaml"));
+        let run = || {
+            let mut command = Command::new(bosun());
+            command.args(["proxy", "--cleanup", "--config"]).arg(&config).env("PATH", path).output()
+        };
         let output = self.place(node).run(run).unwrap().unwrap();
         assert!(output.status.success(), "--cleanup: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -236,8 +260,15 @@ impl Drop for Bed {
     }
 }
 
+/// The virtual servers of this thread's namespace; none where the kernel has no IPVS.
+fn servers() -> Vec<String> {
+    let found = kernel::ipvs::Kernel::open().and_then(|mut ipvs| ipvs.servers()).unwrap_or_default();
+    let word = |protocol| if protocol == 6 { "TCP" } else { "UDP" };
+    found.iter().map(|(server, _)| format!("{} {}", word(server.protocol), server.address)).collect()
+}
+
 /// Answers on TCP and UDP with its name and whom it saw.
-fn serve(netns: &Netns, name: &'static str, port: u16) {
+pub fn serve(netns: &Netns, name: &'static str, port: u16) {
     let bound = netns.run(|| {
         let any: SocketAddr = ([0u16; 8], port).into();
         (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap())

@@ -1,24 +1,29 @@
 //! `bosun proxy` beside kube-proxy: the same Services and EndpointSlices to both, each on its own copy of a small network,
 //! and the same connections from each place must meet the same fate, the same endpoints and the same source address.
 
-mod api;
 mod bed;
+mod guest;
+mod known;
 mod probe;
 mod table;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api::Objects;
 use bed::{Bed, PLACES, Side};
+use guest::{IN_GUEST, is_worth_the_time};
+pub use guest::{inside, ipvs, ipvs_host, is_guest};
+use known::known;
 use probe::{Fate, Protocol, fate};
 use table::Row;
-use tests::bed::{checkout, output, text};
-use tests::runner::{Case, run, verdict};
+use tempfile::TempDir;
+use tests::api_server::Objects;
+use tests::bed::{checkout, eventually, output, text};
 
 pub fn peers() -> PathBuf {
     std::env::var_os("BOSUN_PEERS").map_or_else(|| "/var/cache/bosun/peers".into(), PathBuf::from)
@@ -36,56 +41,41 @@ pub fn iptables_legacy() {
     compare("iptables", &path(Some("xtables-legacy-multi")));
 }
 
-/// Says that this process is the one inside a machine whose kernel has IPVS.
-const GUEST: &str = "BOSUN_TEST_PROXY_GUEST";
-
-pub fn is_guest() -> bool {
-    std::env::var_os(GUEST).is_some()
-}
-
-/// On a Linux kernel in user mode: see hack/uml.
-///
-/// Not in each run yet: kube-proxy is late in so slow a machine, and what is then its fault and what ours is not settled.
-pub fn ipvs() {
-    if std::env::var_os("BOSUN_LONG").is_none() {
-        return println!(
-            "SKIPPED: proxy-ipvs: its differences from kube-proxy are not all explained; hack/test --long runs it"
-        );
-    }
+/// How pods' traffic is told from others', where it is not by the cluster's range.
+pub fn pod_detection() {
     if let Some(why) = lacks() {
-        return println!("SKIPPED: proxy-ipvs: {why}");
+        return println!("SKIPPED: proxy-pod-detection: {why}");
     }
-    let installed = output(checkout().join("hack/packages"), &["test", "uml"]);
-    if !installed.status.success() {
-        return println!("SKIPPED: proxy-ipvs: no machine with IPVS: {}", text(&installed.stderr).trim());
+    let rows: Vec<Row> = table::first().into_iter().filter(|row| row.tells_pods_apart()).collect();
+    for settings in [
+        "detectLocalMode: NodeCIDR\n",
+        "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: vetha}\n",
+        "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}\n",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let pair = Pair::start("nftables", &path(None), folder.path(), settings, &rows);
+        let differences = pair.differences("nftables", &rows);
+        assert!(differences.is_empty(), "{settings}{} differences:\n{}", differences.len(), differences.join("\n"));
     }
-    let mut guest = Command::new(checkout().join("hack/uml"));
-    guest.args(["--memory", "2G", "--limit", "900"]).arg(std::env::current_exe().unwrap()).env(GUEST, "1");
-    let status = guest.status().unwrap();
-    assert!(status.success(), "in the guest: {status}");
 }
 
-/// What is told in the guest.
-pub fn inside() -> ExitCode {
-    for module in ["bridge", "veth", "dummy", "ip_vs", "ip_vs_rr"] {
-        let loaded = output("modprobe", &[module]);
-        assert!(loaded.status.success(), "modprobe {module}: {}", text(&loaded.stderr));
-    }
-    verdict(&run(&[Case::new("proxy-ipvs", || compare("ipvs", &path(Some("xtables-legacy-multi"))))]))
+/// PATH with `iptables` and its kin of one variant before all others.
+struct SearchPath {
+    text: String,
+    /// Goes with this value.
+    _links: Option<TempDir>,
 }
 
-/// PATH with `iptables` and its kin of that variant before all others.
-fn path(multi: Option<&str>) -> String {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let Some(multi) = multi else { return path };
-    let folder = std::env::temp_dir().join(format!("bosun-{multi}-{}", std::process::id()));
-    let _ = std::fs::create_dir(&folder);
+fn path(multi: Option<&str>) -> SearchPath {
+    let text = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let Some(multi) = multi else { return SearchPath { text, _links: None } };
+    let links = tempfile::tempdir().unwrap();
     for base in ["iptables", "ip6tables"] {
         for action in ["", "-save", "-restore"] {
-            let _ = std::os::unix::fs::symlink(format!("/usr/sbin/{multi}"), folder.join(format!("{base}{action}")));
+            symlink(format!("/usr/sbin/{multi}"), links.path().join(format!("{base}{action}"))).unwrap();
         }
     }
-    format!("{}:{path}", folder.display())
+    SearchPath { text: format!("{}:{text}", links.path().display()), _links: Some(links) }
 }
 
 /// Why the originals cannot be run, where they cannot.
@@ -112,13 +102,14 @@ struct Pair {
     beds: [Bed; 2],
 }
 
-fn compare(mode: &str, path: &str) {
+fn compare(mode: &str, path: &SearchPath) {
     if let Some(why) = lacks() {
         return println!("SKIPPED: proxy-{mode}: {why}");
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut pair = Pair::start(mode, path, folder.path());
-    let mut differences = pair.differences(mode, &table::first());
+    let first = table::first();
+    let mut pair = Pair::start(mode, path, folder.path(), "", &first);
+    let mut differences = pair.differences(mode, &first);
     // A phase at a time, because the last word may be the time limit's.
     differences.iter().for_each(|difference| println!("{difference}"));
     let second: Vec<Row> =
@@ -126,32 +117,39 @@ fn compare(mode: &str, path: &str) {
     second.iter().for_each(|row| pair.put(row));
     pair.settle();
     differences.extend(pair.differences(mode, &second));
-    differences.extend(pair.flows());
+    differences.extend(pair.flows(mode));
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     pair.leave_nothing(mode, path);
 }
 
 impl Pair {
-    fn start(mode: &str, path: &str, folder: &Path) -> Self {
+    fn start(mode: &str, path: &SearchPath, folder: &Path, settings: &str, rows: &[Row]) -> Self {
         let objects = Arc::new(Objects::default());
         let mut pair = Self { objects, beds: [Side::Upstream, Side::Bosun].map(|side| Bed::new(side, folder)) };
         for node in table::nodes() {
             pair.objects.put("nodes", node);
         }
-        for row in table::first() {
-            pair.put(&row);
-        }
+        rows.iter().for_each(|row| pair.put(row));
         for bed in &mut pair.beds {
-            bed.start(&pair.objects, mode, path);
+            bed.settings = settings.to_owned();
+            bed.start(&pair.objects, mode, &path.text);
         }
         pair.settle();
         pair
     }
 
-    /// Waits until both sides have most likely written what they heard; who asks afterwards asks again before it judges.
+    /// Waits until both sides have written what they heard. A sync may have begun before the last of it came; the one
+    /// after it has all.
     fn settle(&self) {
-        // A sync of kube-proxy's takes seconds in a machine in user mode.
-        std::thread::sleep(Duration::from_millis(if is_guest() { 10_000 } else { 1200 }));
+        for _ in 0..2 {
+            let begin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+            self.put(&table::marker());
+            for (bed, node) in self.beds.iter().flat_map(|bed| ["node1", "node2"].map(|node| (bed, node))) {
+                eventually(&format!("{:?} on {node} has synced", bed.side), Duration::from_secs(120), || {
+                    bed.last_sync(node).filter(|at| *at > begin)
+                });
+            }
+        }
     }
 
     fn put(&self, row: &Row) {
@@ -187,7 +185,7 @@ impl Pair {
                 theirs == ours || known(mode, (row, place, *to), &theirs, &ours)
             };
             let (mut theirs, mut ours) = (theirs[&at].clone(), ours[&at].clone());
-            // Chance may have hidden an endpoint, and a proxy that is late another answer.
+            // Chance may have hidden an endpoint.
             for _ in 0..3 {
                 if same(&theirs, &ours) {
                     break;
@@ -237,7 +235,7 @@ impl Pair {
     }
 
     /// UDP flows that have begun, through the changes of their Service.
-    fn flows(&self) -> Vec<String> {
+    fn flows(&self, mode: &str) -> Vec<String> {
         let vip: SocketAddr = "10.96.0.40:80".parse().unwrap();
         let port: SocketAddr = "192.0.2.1:30040".parse().unwrap();
         self.put(&table::flows(&["c"]));
@@ -254,10 +252,10 @@ impl Pair {
                 let same = |[theirs, ours]: &[String; 2]| match expected {
                     // kube-proxy leaves these flows as they are (kubernetes#139628); an end is what is right.
                     None => !ours.contains(" sees "),
-                    Some(word) => ours == theirs && ours.starts_with(word),
+                    Some(word) => ours.starts_with(word) && (ours == theirs || known::flow(mode, what, theirs)),
                 };
                 let mut answers = ask();
-                // An error of the question before may wait in a socket, and kube-proxy may be late.
+                // An error of the question before may wait in a socket.
                 for _ in 0..8 {
                     if same(&answers) {
                         break;
@@ -292,37 +290,32 @@ impl Pair {
     }
 
     /// What the proxy wrote goes by `--cleanup`, and when another backend takes over.
-    fn leave_nothing(&mut self, mode: &str, path: &str) {
+    fn leave_nothing(&mut self, mode: &str, path: &SearchPath) {
         let bed = &mut self.beds[1];
         // A kernel has either both of these or, in user mode, IPVS.
         let modes = [if mode == "ipvs" { "ipvs" } else { "nftables" }, "iptables", mode];
         for mode in modes {
             bed.stop();
-            bed.start(&self.objects, mode, path);
+            bed.start(&self.objects, mode, &path.text);
             let rules = bed.rules("node1");
-            for (of, sign) in
-                [("nftables", "table ip bosun-proxy"), ("iptables", ":BOSUN-NODEPORTS"), ("ipvs", "kube-ipvs0")]
-            {
+            for (of, sign) in [
+                ("nftables", "table ip bosun-proxy"),
+                ("iptables", ":BOSUN-NODEPORTS"),
+                ("ipvs", "kube-ipvs0"),
+                ("ipvs", "bosun-vips-4"),
+                ("ipvs", "TCP 10.96.0."),
+            ] {
                 assert_eq!(rules.contains(sign), mode == of, "in mode {mode}: {rules}");
             }
         }
         bed.stop();
         for node in ["node1", "node2"] {
-            bed.clean(node, path);
+            bed.clean(node, mode, &path.text);
             let rules = bed.rules(node);
-            assert!(!rules.to_lowercase().contains("bosun") && !rules.contains("kube-ipvs0"), "{rules}");
+            let left = ["bosun", "kube-ipvs0", "tcp 10.96.0."].iter().any(|sign| rules.to_lowercase().contains(sign));
+            assert!(!left, "{rules}");
         }
     }
-}
-
-/// Rows that a machine in user mode, which is slow, sees change.
-const IN_GUEST: [&str; 4] = ["plain", "none", "local-far", "sticky"];
-
-/// Whether a machine in user mode asks this too.
-fn is_worth_the_time((row, place, to, protocol): &Question<'_>) -> bool {
-    let udp = ["plain", "local-near"].contains(&row.name);
-    let far = ["10.244.1.1", "127.0.0.1"].iter().all(|ip| to.ip().to_string() != **ip);
-    ["client", "node1", "a", "c"].contains(place) && far && (udp || *protocol == Protocol::Tcp)
 }
 
 /// A fate as it is compared: of a client that stays, only that it does; the kernel limits how often it says refused.
@@ -335,30 +328,4 @@ fn met(row: &Row, fate: &Fate) -> Fate {
         true => Fate::from(["one of them".to_owned()]),
         false => met,
     }
-}
-
-/// Whether a difference is kube-proxy's, and meant.
-fn known(mode: &str, (row, place, to): (&Row, &str, SocketAddr), theirs: &Fate, ours: &Fate) -> bool {
-    let itself = |text: &&String| text.starts_with(&format!("{place} sees "));
-    // Where external traffic stays on the node, a pod that asks another node may be led to itself. kube-proxy's modes
-    // nftables and ipvs lose what comes back, its iptables mode and bosun do not.
-    let hairpin =
-        mode != "iptables" && row.is_local() && theirs.contains("dropped") && ours.iter().any(|text| itself(&text));
-    // What has no endpoints is refused; kube-proxy's iptables mode forgets the node's own packets to addresses that are
-    // not the cluster's.
-    let external = mode == "iptables"
-        && place.starts_with("node")
-        && to.ip().to_string().starts_with("203.0.113.")
-        && theirs.iter().all(|text| text == "dropped")
-        && ours.iter().all(|text| text == "refused" || text.starts_with("Operation not permitted"));
-    // What the node itself sends to such a Service is masqueraded in kube-proxy's other modes, not in ipvs: there the
-    // endpoint sees the Service's address, and one on another node cannot answer.
-    let own = mode == "ipvs" && place.starts_with("node") && row.is_local() && !ours.contains("dropped");
-    // kube-proxy's mode ipvs refuses what the policy leaves no endpoint, the other modes drop it.
-    let inside = mode == "ipvs" && row.is_local_inside() && refusal(theirs, "refused") && refusal(ours, "dropped");
-    hairpin || external || own || inside
-}
-
-fn refusal(fate: &Fate, word: &str) -> bool {
-    fate.iter().all(|text| text == word)
 }

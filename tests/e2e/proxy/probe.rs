@@ -90,7 +90,7 @@ pub fn http(from: &Netns, to: SocketAddr, path: &str) -> Option<(u16, String)> {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&to, patience())?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)

@@ -1,6 +1,7 @@
 //! The Services that both proxies are given, and where each is asked for.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::{Value, json};
 
@@ -168,6 +169,11 @@ impl Row {
         self.spec["internalTrafficPolicy"] == "Local"
     }
 
+    /// Whether it matters to its answers which clients are pods.
+    pub fn tells_pods_apart(&self) -> bool {
+        ["plain", "node-port", "local-far", "local-near", "itself", "both-families", "external"].contains(&self.name)
+    }
+
     /// Health check node port, where it has one.
     pub fn health(&self) -> Option<u16> {
         self.spec["healthCheckNodePort"].as_u64().and_then(|port| port.try_into().ok())
@@ -280,6 +286,13 @@ pub fn second() -> Vec<Row> {
         row(30, "itself", &["a", "b"]).node_port().spec(local()),
         row(33, "external", &["c"]),
     ]
+}
+
+/// Another each time, so that proxies have something to sync.
+pub fn marker() -> Row {
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    let address = format!("198.51.100.{}", 100 + COUNT.fetch_add(1, Ordering::Relaxed) % 100);
+    row(250, "marker", &["a"]).six().spec(json!({"externalIPs": [address]}))
 }
 
 /// UDP flows are followed through the life of this one.

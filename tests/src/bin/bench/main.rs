@@ -4,6 +4,7 @@ mod api;
 mod bgp;
 mod cri;
 mod figures;
+mod ipvs;
 mod memory;
 mod pods;
 mod policy;
@@ -64,6 +65,9 @@ enum Measurement {
     Services {
         #[arg(long)]
         kubeconfig: PathBuf,
+        /// So many are there already.
+        #[arg(long, default_value_t = 0)]
+        from: usize,
         #[arg(long, default_value_t = 10_000)]
         count: usize,
     },
@@ -79,6 +83,15 @@ enum Measurement {
         #[arg(long)]
         kubeconfig: PathBuf,
         #[arg(long, default_value_t = 20)]
+        changes: usize,
+    },
+    /// A proxy in mode ipvs, in a machine of its own (hack/uml): start to programmed, memory, one endpoint's change.
+    Ipvs {
+        #[arg(long)]
+        side: ipvs::Side,
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+        #[arg(long, default_value_t = 5)]
         changes: usize,
     },
     /// Each call of a pod's life at a CRI server, pods together, lists of many pods, memory.
@@ -153,9 +166,12 @@ fn main() -> anyhow::Result<()> {
         Measurement::Watch { kubeconfig, clients, writes } => {
             runtime.block_on(api::watch(&kubeconfig, clients, writes))?
         }
-        Measurement::Services { kubeconfig, count } => runtime.block_on(proxy::services(&kubeconfig, count))?,
+        Measurement::Services { kubeconfig, from, count } => {
+            runtime.block_on(proxy::services(&kubeconfig, from..count))?
+        }
         Measurement::Programmed { count, seconds } => proxy::programmed(count, Duration::from_secs(seconds))?,
         Measurement::Endpoint { kubeconfig, changes } => runtime.block_on(proxy::endpoint(&kubeconfig, changes))?,
+        Measurement::Ipvs { side, count, changes } => ipvs::measure(side, count, changes)?,
         Measurement::Cri { socket, image, cgroup_parent, logs, pids, singles, together, memory_at, list_at } => {
             let load = cri::Load { image, cgroup_parent, logs, pids, singles, together, memory_at, list_at };
             runtime.block_on(cri::measure(&socket, &load))?

@@ -5,6 +5,7 @@ use crate::figures::spread;
 use futures::{StreamExt, TryStreamExt};
 use kernel::nftables::Generations;
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,35 +13,47 @@ const NAMESPACE: &str = "bench-services";
 
 /// Services of one to five endpoints, every tenth with node ports and every tenth with ClientIP affinity; endpoints have
 /// addresses that nobody has.
-pub async fn services(kubeconfig: &Path, count: usize) -> anyhow::Result<Value> {
+pub async fn services(kubeconfig: &Path, numbers: Range<usize>) -> anyhow::Result<Value> {
+    let count = numbers.len();
     let client = client(kubeconfig).await?;
     fresh_namespace(&client, NAMESPACE).await?;
     let begin = Instant::now();
     let base = format!("/api/v1/namespaces/{NAMESPACE}/services");
     let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
-    futures::stream::iter(0..count)
+    futures::stream::iter(numbers)
         .map(async |number| {
-            let name = format!("s-{number}");
-            let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-                "spec": {"ports": [{"port": 80, "protocol": "TCP"}]}});
-            match number % 10 {
-                3 => service["spec"]["type"] = "NodePort".into(),
-                5 => service["spec"]["sessionAffinity"] = "ClientIP".into(),
-                _ => {}
-            }
-            // There are not more node ports than that.
-            if number >= 20_000 {
-                service["spec"]["type"] = "ClusterIP".into();
-            }
-            send(&client, "POST", &base, "application/json", &service).await?;
-            let addresses: Vec<String> = (0..endpoints(number)).map(|endpoint| address(number, endpoint)).collect();
-            let slice = slice(&name, &addresses);
-            send(&client, "POST", &slices, "application/json", &slice).await.map(drop)
+            send(&client, "POST", &base, "application/json", &service(number)).await?;
+            send(&client, "POST", &slices, "application/json", &slice(number)).await.map(drop)
         })
         .buffer_unordered(32)
         .try_collect::<()>()
         .await?;
     Ok(json!({"services": count, "created_in_s": begin.elapsed().as_secs_f64()}))
+}
+
+/// Service `s-NUMBER`.
+pub fn service(number: usize) -> Value {
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s-{number}")},
+        "spec": {"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]}});
+    match number % 10 {
+        // There are not more node ports than that.
+        3 if number < 20_000 => service["spec"]["type"] = "NodePort".into(),
+        5 => service["spec"]["sessionAffinity"] = "ClientIP".into(),
+        _ => {}
+    }
+    service
+}
+
+/// Its endpoints.
+pub fn slice(number: usize) -> Value {
+    let addresses: Vec<String> = (0..endpoints(number)).map(|endpoint| address(number, endpoint)).collect();
+    slice_of(number, &addresses)
+}
+
+/// Service 0 with a second endpoint that no earlier change gave it, and that endpoint.
+pub fn changed_slice(change: usize) -> (Value, String) {
+    let fresh = format!("10.200.{}.{}", change / 250, change % 250 + 1);
+    (slice_of(0, &[address(0, 0), fresh.clone()]), fresh)
 }
 
 fn endpoints(service: usize) -> usize {
@@ -51,7 +64,8 @@ fn address(service: usize, endpoint: usize) -> String {
     format!("10.{}.{}.{}", 128 + endpoint, service / 250, service % 250 + 1)
 }
 
-fn slice(service: &str, addresses: &[String]) -> Value {
+fn slice_of(service: usize, addresses: &[String]) -> Value {
+    let service = format!("s-{service}");
     let endpoints: Vec<Value> =
         addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -84,8 +98,9 @@ pub async fn endpoint(kubeconfig: &Path, changes: usize) -> anyhow::Result<Value
     let mut fresh = String::new();
     for change in 0..changes {
         tokio::time::sleep(Duration::from_millis(1500)).await; // past a proxy's minimum between two syncs
-        fresh = format!("10.200.{}.{}", change / 250, change % 250 + 1);
-        let body = json!({"endpoints": slice("s-0", &[address(0, 0), fresh.clone()])["endpoints"]});
+        let (slice, added) = changed_slice(change);
+        fresh = added;
+        let body = json!({"endpoints": slice["endpoints"]});
         rules.look()?;
         let begin = Instant::now();
         send(&client, "PATCH", &path, "application/json", &body).await?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -32,9 +32,13 @@ struct State {
 type Fits<'a> = &'a dyn Fn(&Value) -> bool;
 
 impl Objects {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Creates or replaces.
     pub fn put(&self, resource: &str, mut object: Value) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         let version = state.log.len() + 1;
         object["metadata"]["resourceVersion"] = version.to_string().into();
         let name = name(&object);
@@ -45,8 +49,10 @@ impl Objects {
         self.changed.notify_all();
     }
 
+    /// # Panics
+    /// Where it is not there.
     pub fn delete(&self, resource: &str, name: &str) {
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         let mut object = state.objects.get_mut(resource).and_then(|of| of.remove(name)).expect("it is there");
         object["metadata"]["resourceVersion"] = (state.log.len() + 1).to_string().into();
         state.log.push((resource.into(), json!({"type": "DELETED", "object": object})));
@@ -71,7 +77,7 @@ impl Objects {
         // A single Node is asked for by its name.
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         if let ["api", "v1", "nodes", name] = parts[..] {
-            let node = self.state.lock().unwrap().objects.get("nodes")?.get(&format!("/{name}")).cloned();
+            let node = self.state().objects.get("nodes")?.get(&format!("/{name}")).cloned();
             return reply(stream, node);
         }
         let (group, kind) = match resource.as_str() {
@@ -86,7 +92,7 @@ impl Objects {
         if query.get("watch").is_some_and(|word| word == "true" || word == "1") {
             return self.watch(stream, &resource, (group, kind), (&query, &fits));
         }
-        let state = self.state.lock().unwrap();
+        let state = self.state();
         let items: Vec<Value> =
             state.objects.get(&resource).into_iter().flat_map(BTreeMap::values).filter(|o| fits(o)).cloned().collect();
         let version = state.log.len().to_string();
@@ -113,7 +119,7 @@ impl Objects {
         };
         let mut at: usize = query.get("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
         if query.get("sendInitialEvents").is_some_and(|word| word == "true") {
-            let state = self.state.lock().unwrap();
+            let state = self.state();
             at = state.log.len();
             let items: Vec<Value> = state
                 .objects
@@ -131,7 +137,7 @@ impl Objects {
                 "apiVersion": group, "kind": kind,
                 "metadata": {"resourceVersion": at.to_string(), "annotations": {END_OF_LIST: "true"}}}}))?;
         }
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         loop {
             let news: Vec<Value> = state.log[at.min(state.log.len())..]
                 .iter()
@@ -143,7 +149,8 @@ impl Objects {
             for event in news {
                 send(&event)?;
             }
-            state = self.changed.wait_timeout(self.state.lock().unwrap(), Duration::from_secs(5)).unwrap().0;
+            let waited = self.changed.wait_timeout(self.state(), Duration::from_secs(5));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
