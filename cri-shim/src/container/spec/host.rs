@@ -68,8 +68,7 @@ impl HostFacts {
             swap: cgroups.as_ref().is_some_and(has_swap),
             hugetlb: cgroups.as_ref().is_some_and(has_hugetlb),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
-            apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y')
-                && Path::new(super::apparmor::LOADED).exists(),
+            apparmor: super::apparmor::is_enabled(),
             selinux: Path::new("/sys/fs/selinux/enforce").exists().then(selinux_contexts),
             capabilities: held(&status),
             oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
