@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::container::record::Reason;
 
-    const BEGAN: Option<Started> = Some(Started { started_at: 5 });
+    const BEGAN: Option<Started> = Some(Started { started_at: 5, pod_oom_kills: 0 });
 
     #[test]
     fn a_running_task_runs_whether_or_not_its_start_was_written() {

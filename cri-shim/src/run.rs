@@ -126,8 +126,10 @@ async fn prepare(options: &Options, carried: Carried) -> anyhow::Result<Shim> {
     }
     let path: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
     let mut handlers = Handlers::parse(&options.runtime_handler, &path)?;
+    let driver = options.cgroup_driver;
     let (host, handlers) = tokio::task::spawn_blocking(move || {
-        let host = HostFacts::detect();
+        let mut host = HostFacts::detect();
+        host.systemd_cgroup = driver.map_or(host.systemd_cgroup, |driver| driver == CgroupDriver::Systemd);
         handlers.ask(&host);
         (host, handlers)
     })
@@ -136,12 +138,10 @@ async fn prepare(options: &Options, carried: Carried) -> anyhow::Result<Shim> {
         .inspect_err(|error| tracing::warn!("nothing is counted, and no kill for want of memory is known: {error}"))
         .ok();
     let containerd = Containerd::new(&options.containerd);
-    let systemd_cgroup = options.cgroup_driver.map_or(host.systemd, |driver| driver == CgroupDriver::Systemd);
     Ok(Shim {
         settings: Settings {
             handlers,
             snapshotter: options.snapshotter.clone(),
-            systemd_cgroup,
             etc: "/etc".into(),
             pause: carried.pause,
             pause_image: PAUSE_IMAGE.to_owned(),

@@ -26,7 +26,6 @@ use crate::stats::Meter;
 pub struct Settings {
     pub handlers: Handlers,
     pub snapshotter: String,
-    pub systemd_cgroup: bool,
     /// The folder of the host's own hosts and resolv.conf.
     pub etc: PathBuf,
     /// The archive of the pause image and the name under which it is found.

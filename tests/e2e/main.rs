@@ -116,6 +116,7 @@ const ALONE: &[(&str, fn())] = &[
     ("upstream-node", upstream::node),
     ("upstream-cri", upstream::cri),
     ("cri-cgroup2", guest::cri_cgroup2),
+    ("cri-systemd", guest::cri_systemd),
     ("proxy-nftables", proxy::nftables),
     ("proxy-iptables-nft", proxy::iptables_nft),
     ("proxy-iptables-legacy", proxy::iptables_legacy),

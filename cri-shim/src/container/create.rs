@@ -236,7 +236,7 @@ fn stored(shim: &Shim, sandbox: &Sandbox, record: &ContainerRecord, spec: &Spec)
     let handler = shim.handler(&sandbox.record.handler)?;
     let ids = spec::user_namespace(sandbox.record.namespaces().userns_options.as_ref())?;
     let (io_uid, io_gid) = ids.as_ref().map_or((0, 0), IdMappings::root);
-    let options = handler.options(&shim.folders.state, shim.settings.systemd_cgroup);
+    let options = handler.options(&shim.folders.state, shim.host.systemd_cgroup);
     let options = runc::Options { io_uid, io_gid, ..options };
     let failed = Error::part(format!("cannot write the spec of container {}", record.id));
     Ok(Stored {

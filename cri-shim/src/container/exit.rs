@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cri::v1::ContainerEventType;
 
-use super::record::{ContainerRecord, Exit, keep};
+use super::record::{ContainerRecord, Exit, Started, keep, read};
 use super::status::{lost, reason};
-use super::{Container, Running, State, start};
+use super::{Container, Running, State, cgroup, start};
 use crate::containerd::tasks::{self, ProcessId};
 use crate::error::{Error, Result};
 use crate::log::ContainerIo;
@@ -18,6 +18,8 @@ use crate::shim::{Shim, blocking};
 const DRAIN: Duration = Duration::from_secs(10);
 /// Between two looks at a containerd that does not answer.
 const AGAIN: Duration = Duration::from_millis(500);
+/// The exit code of what SIGKILL ended, the kernel's for memory as any other.
+const KILLED: u32 = 128 + 9;
 
 /// What became of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +64,7 @@ pub async fn finish(
     io: Option<ContainerIo>,
 ) {
     let record = container.record();
-    let exit = describe(shim, &record.cgroup, started_at, outcome);
+    let exit = describe(shim, &record, started_at, outcome);
     conclude(shim, container, &exit).await;
     if let Some(io) = io {
         drain(shim, &record, &io).await;
@@ -90,11 +92,9 @@ pub async fn drain(shim: &Shim, record: &ContainerRecord, io: &ContainerIo) {
     shim.keeper.let_go(&record.id);
 }
 
-/// The kernel's count of kills for memory is read while the cgroup is there: until the task is deleted.
-fn describe(shim: &Shim, cgroup: &str, started_at: i64, outcome: Outcome) -> Exit {
+fn describe(shim: &Shim, record: &ContainerRecord, started_at: i64, outcome: Outcome) -> Exit {
     let Outcome::Ended(exit) = outcome else { return lost(started_at, now()) };
-    let cgroups = shim.cgroups.as_ref();
-    let oom_kills = cgroups.and_then(|all| all.oom_kills(&super::cgroup::path(cgroup))).unwrap_or(0);
+    let oom_kills = oom_kills(shim, record, exit.code);
     Exit {
         code: i32::try_from(exit.code).unwrap_or(255),
         started_at,
@@ -102,6 +102,20 @@ fn describe(shim: &Shim, cgroup: &str, started_at: i64, outcome: Outcome) -> Exi
         reason: reason(exit.code, oom_kills),
         message: String::new(),
     }
+}
+
+/// The kernel's count of kills for memory. The container's own is there until its task is deleted; but systemd removes a
+/// scope as soon as it is empty. Then the pod's tells, of a container that was killed: it counts the others' too.
+fn oom_kills(shim: &Shim, record: &ContainerRecord, code: u32) -> u64 {
+    let Some(cgroups) = &shim.cgroups else { return 0 };
+    if let Some(own) = cgroups.oom_kills(&cgroup::of_container(cgroups, &record.cgroup)) {
+        return own;
+    }
+    if code != KILLED {
+        return 0;
+    }
+    let before = read::<Started>(&shim.folders.container(&record.id).started()).map_or(0, |began| began.pod_oom_kills);
+    cgroup::oom_kills_in_pod(cgroups, &record.cgroup).saturating_sub(before)
 }
 
 /// Keeps the end, then deletes the task. Where the disk refuses the first, containerd goes on keeping the task, which

@@ -104,6 +104,9 @@ pub struct Exit {
 #[serde(rename_all = "camelCase")]
 pub struct Started {
     pub started_at: i64,
+    /// Kills for want of memory in its pod before.
+    #[serde(default)]
+    pub pod_oom_kills: u64,
 }
 
 /// Reads what [`keep`] wrote. `None` where it is not there or cannot be read, which counts as not there.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cri::v1::ContainerEventType;
 
 use super::record::{ContainerRecord, Exit, Reason, Started, keep};
-use super::{Container, Running, State, exit, mapped};
+use super::{Container, Running, State, cgroup, exit, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::log::{ContainerIo, IoPaths};
@@ -87,7 +87,8 @@ async fn begin(
     hidden?;
     // Before it begins, so that a restart between the two knows when.
     let started_at = now();
-    keep(&folders.started(), &Started { started_at })?;
+    let pod_oom_kills = shim.cgroups.as_ref().map_or(0, |all| cgroup::oom_kills_in_pod(all, &record.cgroup));
+    keep(&folders.started(), &Started { started_at, pod_oom_kills })?;
     stages.run("start", shim.containerd.start_process(ProcessId::init(id))).await?;
     Ok((Running { started_at, pid }, io))
 }

@@ -14,6 +14,7 @@ use super::namespaces::{Defaults, plan};
 use super::record::{EXTENSION, KIND, KIND_LABEL, Life, Phase, SandboxRecord, name, validate};
 use super::spec::sandbox_user_namespace;
 use super::{Sandbox, files, network, pause, stop};
+use crate::container::cgroup;
 use crate::container::spec::{SPEC, mcs_level};
 use crate::containerd::containers::runtime;
 use crate::containerd::runc;
@@ -35,6 +36,8 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
     let RunPodSandboxRequest { config, runtime_handler: handler } = request;
     let config = config.ok_or_else(|| Error::Invalid("the request has no pod sandbox config".to_owned()))?;
     validate(&config)?;
+    let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
+    cgroup::check_parent(parent, shim.host.systemd_cgroup)?;
     sandbox_user_namespace(&config, &shim.handler(&handler)?.ability)?;
     if let Some(id) = existing(shim, &config)? {
         return Ok(id);
@@ -140,7 +143,7 @@ async fn make(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, stages: &Stages) -> Resu
 async fn write_record(shim: &Arc<Shim>, record: &SandboxRecord) -> Result<()> {
     let mut labels: HashMap<String, String> = record.config.labels.clone();
     labels.insert(KIND_LABEL.to_owned(), KIND.to_owned());
-    let options = shim.handler(&record.handler)?.options(&shim.folders.state, shim.settings.systemd_cgroup);
+    let options = shim.handler(&record.handler)?.options(&shim.folders.state, shim.host.systemd_cgroup);
     let mut container = Container {
         id: record.id.clone(),
         labels,

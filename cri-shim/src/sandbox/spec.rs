@@ -89,7 +89,7 @@ pub fn pause_spec(input: &PauseInput<'_>) -> Result<Spec, SpecError> {
         namespaces.push(spec::own_namespace(LinuxNamespaceType::Pid));
     }
     linux.set_namespaces(Some(namespaces));
-    linux.set_cgroups_path(Some(spec::cgroups_path(input.config, input.id)));
+    linux.set_cgroups_path(Some(spec::cgroups_path(input.config, input.id, input.host)));
     linux.set_resources(Some(resources()));
     made.set_linux(Some(linux));
     confine(&mut made, input, &security)?;

@@ -68,7 +68,7 @@ pub fn of_shim(shim: &Shim, containerd: &str) -> HashMap<String, String> {
         "root": shim.folders.root,
         "state": shim.folders.state,
         "snapshotter": settings.snapshotter,
-        "systemdCgroup": settings.systemd_cgroup,
+        "systemdCgroup": shim.host.systemd_cgroup,
         "runtimeHandlers": handlers,
     });
     let network = shim.network.config().unwrap_or(Value::Null);

@@ -364,7 +364,7 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
-        let driver = if self.shim.settings.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
+        let driver = if self.shim.host.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
         let linux = Some(LinuxRuntimeConfiguration { cgroup_driver: driver.into() });
         Ok(Response::new(RuntimeConfigResponse { linux }))
     }

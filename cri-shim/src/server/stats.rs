@@ -10,14 +10,14 @@ use cri::v1::{
 use futures::stream::{self, StreamExt};
 
 use crate::container::record::ContainerRecord;
-use crate::container::{self, Container};
+use crate::container::{Container, cgroup};
 use crate::error::Result;
 use crate::sandbox::Sandbox;
 use crate::sandbox::record::{Phase, SandboxRecord};
 use crate::sandbox::status::selects;
 use crate::shim::{Shim, blocking};
 use crate::stats::{
-    ContainerMeasure, GroupMeasure, Layer, Measure, Meter, PodMeasure, container_stats, group_path, links, pod_metrics,
+    ContainerMeasure, GroupMeasure, Layer, Measure, Meter, PodMeasure, container_stats, links, pod_metrics,
     sandbox_stats,
 };
 
@@ -66,7 +66,8 @@ async fn measured(shim: &Arc<Shim>, containers: Vec<Arc<Container>>) -> Result<V
 
 /// Nothing for a group that has just gone.
 fn measure(meter: Option<&Meter>, record: &ContainerRecord) -> Option<Measure> {
-    meter?.measure(&container::cgroup::path(&record.cgroup)).ok()
+    let meter = meter?;
+    meter.measure(&cgroup::of_container(meter.cgroups(), &record.cgroup)).ok()
 }
 
 async fn layer(shim: &Arc<Shim>, id: String) -> Option<Layer> {
@@ -143,7 +144,7 @@ fn netns(shim: &Shim, record: &SandboxRecord) -> Option<PathBuf> {
 
 fn pod_group(record: &SandboxRecord) -> Option<String> {
     let parent = record.cgroup_parent();
-    (!parent.is_empty()).then(|| group_path(parent, None))
+    (!parent.is_empty()).then(|| cgroup::of_pod(parent))
 }
 
 /// What dashboards read of every sandbox that is ready.
@@ -184,7 +185,7 @@ fn container_measure(meter: Option<&Meter>, container: &Container, layer: Option
         id: record.id.clone(),
         name: record.metadata().name,
         image: record.image.name.clone(),
-        group: group(meter?, container::cgroup::path(&record.cgroup))?,
+        group: group(meter?, cgroup::of_container(meter?.cgroups(), &record.cgroup))?,
         layer,
         started: u64::try_from(running.started_at / 1_000_000_000).unwrap_or(0),
     })

@@ -4,7 +4,6 @@
 //! effects. It blocks, so a caller measures on a thread that may.
 
 mod container;
-mod group;
 mod metrics;
 mod rate;
 mod sandbox;
@@ -17,7 +16,6 @@ use kernel::netlink::{Kernel, LinkStatistics};
 use kernel::netns::Netns;
 
 pub use container::{Layer, container_stats};
-pub use group::path as group_path;
 pub use metrics::{ContainerMeasure, GroupMeasure, PodMeasure, descriptors, pod_metrics};
 pub use sandbox::sandbox_stats;
 
@@ -46,7 +44,7 @@ impl Meter {
         Self { cgroups, rates: Rates::default() }
     }
 
-    /// Measures the group at `path`, as [`group_path`] makes it.
+    /// Measures the group at `path` below the hierarchies' roots.
     ///
     /// # Errors
     /// Where there is no such group: its container has ended.
@@ -55,6 +53,11 @@ impl Meter {
         let pressures = self.cgroups.pressures(path)?;
         let nano_cores = self.rates.note(path, usage.cpu_nanos);
         Ok(Measure { at: now(), usage, pressures, nano_cores })
+    }
+
+    /// The hierarchies that it reads.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// What only metrics tell.
@@ -107,12 +110,12 @@ mod tests {
             std::fs::write(group.join(file), text).unwrap();
         }
         let meter = Meter::new(Cgroups::new(Layout::v2(root.path())));
-        let path = group_path("/kubepods/pod1", None);
-        let measure = meter.measure(&path).unwrap();
+        let path = "/kubepods/pod1";
+        let measure = meter.measure(path).unwrap();
         let usage = Usage { cpu_nanos: 7000, memory: 900, working_set: 800, swap: 3, ..Usage::default() };
         assert_eq!((measure.usage, measure.nano_cores), (usage, None));
         assert_eq!(measure.pressures.cpu.unwrap().some.total_micros, 4);
-        assert_eq!(meter.detail(&path).unwrap().cpu_user_nanos, 5000);
+        assert_eq!(meter.detail(path).unwrap().cpu_user_nanos, 5000);
         assert!(meter.measure("/kubepods/pod2").is_err());
     }
 

@@ -1,16 +1,20 @@
-//! On a machine of its own with cgroup v2 and crun, which this one may not have: `bosun cri` over containerd.
+//! On a machine of its own with cgroup v2, crun and, if need be, systemd and AppArmor, which this one may not have:
+//! `bosun cri` over containerd.
 //!
 //! This program starts itself again in there.
 
+mod apparmor;
 mod node;
 mod pods;
+mod systemd;
 
 use std::process::{Command, ExitCode};
 
+use node::{Driver, Node};
 use tests::bed::{bosun, checkout, output, text};
 use tests::runner::{Case, run, verdict};
 
-/// Says that this process is the one inside.
+/// Says that this process is the one inside, and who makes control groups there.
 const INSIDE: &str = "BOSUN_TEST_GUEST";
 
 pub fn is_here() -> bool {
@@ -18,17 +22,25 @@ pub fn is_here() -> bool {
 }
 
 pub fn cri_cgroup2() {
+    in_guest("cri-cgroup2", Driver::Cgroupfs, &[]);
+}
+
+pub fn cri_systemd() {
+    in_guest("cri-systemd", Driver::Systemd, &["--systemd", "--lsm", "apparmor"]);
+}
+
+fn in_guest(case: &str, driver: Driver, flags: &[&str]) {
     if !kernel::process::has_capability(21).unwrap_or(false) {
-        return println!("SKIPPED: cri-cgroup2: needs root");
+        return println!("SKIPPED: {case}: needs root");
     }
     let installed = output(checkout().join("hack/packages"), &["node", "test", "uml"]);
     if !installed.status.success() {
-        return println!("SKIPPED: cri-cgroup2: no machine with cgroup v2: {}", text(&installed.stderr).trim());
+        return println!("SKIPPED: {case}: no machine with cgroup v2: {}", text(&installed.stderr).trim());
     }
     assert!(bosun().exists());
     let this = std::env::current_exe().unwrap();
     let mut guest = Command::new(checkout().join("hack/uml"));
-    guest.args(["--limit", "400"]).arg(this).env(INSIDE, "1");
+    guest.args(["--limit", "400"]).args(flags).arg(this).env(INSIDE, driver.word());
     let status = guest.status().unwrap();
     assert!(status.success(), "in the guest: {status}");
 }
@@ -36,19 +48,41 @@ pub fn cri_cgroup2() {
 /// The stories that are told in the guest, on one node.
 pub fn inside() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let node = runtime.block_on(node::Node::start());
-    let (node, runtime) = (&node, &runtime);
-    let cases = [
-        Case::new("cri-cgroup2-life", || runtime.block_on(pods::life(node))),
-        Case::new("cri-cgroup2-limits", || runtime.block_on(pods::limits(node))),
-        Case::new("cri-cgroup2-oom", || runtime.block_on(pods::out_of_memory(node))),
-        Case::new("cri-cgroup2-stats", || runtime.block_on(pods::stats(node))),
-        Case::new("cri-cgroup2-users", || runtime.block_on(pods::users(node))),
-        Case::new("cri-cgroup2-nothing-left", || runtime.block_on(pods::nothing_left(node))),
-    ];
-    let failed = run(&cases);
+    let driver = Driver::of(&std::env::var(INSIDE).unwrap());
+    let node = runtime.block_on(Node::start(driver));
+    let failed = run(&stories(driver, &node, &runtime));
     if !failed.is_empty() {
         node.tell();
     }
     verdict(&failed)
+}
+
+fn stories<'a>(driver: Driver, node: &'a Node, runtime: &'a tokio::runtime::Runtime) -> Vec<Case<'a>> {
+    macro_rules! case {
+        ($name:literal, $story:path) => {
+            Case::new($name, || runtime.block_on($story(node)))
+        };
+    }
+    match driver {
+        Driver::Cgroupfs => vec![
+            case!("cri-cgroup2-life", pods::life),
+            case!("cri-cgroup2-limits", pods::limits),
+            case!("cri-cgroup2-oom", pods::out_of_memory),
+            case!("cri-cgroup2-stats", pods::stats),
+            case!("cri-cgroup2-users", pods::users),
+            case!("cri-cgroup2-nothing-left", pods::nothing_left),
+        ],
+        Driver::Systemd => vec![
+            case!("cri-systemd-life", pods::life),
+            case!("cri-systemd-limits", pods::limits),
+            case!("cri-systemd-oom", pods::out_of_memory),
+            case!("cri-systemd-stats", pods::stats),
+            case!("cri-systemd-users", pods::users),
+            case!("cri-systemd-scopes", systemd::scopes),
+            case!("cri-systemd-parents", systemd::parents),
+            case!("cri-systemd-apparmor", apparmor::profiles),
+            case!("cri-systemd-nothing-left", pods::nothing_left),
+            case!("cri-systemd-no-unit-left", systemd::no_unit_left),
+        ],
+    }
 }

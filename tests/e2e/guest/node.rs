@@ -9,19 +9,75 @@ use std::time::{Duration, Instant};
 use cri::RuntimeServiceClient;
 use cri::v1::*;
 use tests::bed::{output, programs, text};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 pub const IMAGE: &str = "test.local/busybox:1";
-/// Where containers' groups are.
-pub const GROUPS: &str = "/sys/fs/cgroup/pods";
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 const SOCKET: &str = "/run/bosun/cri.sock";
 /// The guest's disk.
 const DISK: &str = "/mnt";
-const APPLETS: [&str; 13] =
-    ["sh", "sleep", "cat", "echo", "id", "stat", "tail", "touch", "hostname", "true", "ip", "kill", "sync"];
+const APPLETS: [&str; 14] =
+    ["sh", "sleep", "cat", "echo", "id", "stat", "tail", "touch", "hostname", "true", "ip", "kill", "sync", "mount"];
+
+/// Who makes control groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
+impl Driver {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+
+    pub fn of(word: &str) -> Self {
+        if word == Self::Systemd.word() { Self::Systemd } else { Self::Cgroupfs }
+    }
+
+    /// The control group below which those of pods are.
+    pub fn groups(self) -> &'static Path {
+        Path::new(match self {
+            Self::Cgroupfs => "/sys/fs/cgroup/pods",
+            Self::Systemd => "/sys/fs/cgroup/pods.slice",
+        })
+    }
+
+    /// A pod's parent, as the kubelet names it.
+    fn parent(self, pod: &str) -> String {
+        match self {
+            Self::Cgroupfs => format!("/pods/{pod}"),
+            Self::Systemd => format!("/pods.slice/pods-{}.slice", pod.replace('-', "_")),
+        }
+    }
+
+    /// The name of a container's group in its pod's.
+    fn group(self, container: &str) -> String {
+        match self {
+            Self::Cgroupfs => container.to_owned(),
+            Self::Systemd => format!("cri-containerd-{container}.scope"),
+        }
+    }
+
+    /// The kubelet's part of a pod's end.
+    fn remove(self, group: &Path) {
+        match self {
+            Self::Cgroupfs => fs::remove_dir(group).unwrap(),
+            Self::Systemd => {
+                let slice = group.file_name().unwrap().to_string_lossy();
+                let stopped = output("systemctl", &["stop", &slice]);
+                assert!(stopped.status.success(), "stop {slice}: {}", text(&stopped.stderr));
+            }
+        }
+    }
+}
 
 pub struct Node {
+    pub driver: Driver,
     pub runtime: RuntimeServiceClient<Channel>,
     _containerd: Child,
     _shim: Child,
@@ -32,10 +88,12 @@ pub struct Pod {
     pub sandbox: String,
     pub container: String,
     pub config: PodSandboxConfig,
+    /// The container's control group.
+    pub group: PathBuf,
 }
 
 impl Node {
-    pub async fn start() -> Self {
+    pub async fn start(driver: Driver) -> Self {
         for module in ["bridge", "veth"] {
             let loaded = output("modprobe", &[module]);
             assert!(loaded.status.success(), "modprobe {module}: {}", text(&loaded.stderr));
@@ -45,7 +103,7 @@ impl Node {
         import();
         let shim = shim();
         let channel = Endpoint::from_shared(format!("unix://{SOCKET}")).unwrap().connect_lazy();
-        let node = Self { runtime: RuntimeServiceClient::new(channel), _containerd: containerd, _shim: shim };
+        let node = Self { driver, runtime: RuntimeServiceClient::new(channel), _containerd: containerd, _shim: shim };
         let begun = Instant::now();
         while let Some(why) = node.lacks().await {
             if begun.elapsed() > Duration::from_secs(30) {
@@ -78,21 +136,30 @@ impl Node {
 
     /// A pod whose container runs `script`; `change` adds to both configs.
     pub async fn run(&self, name: &str, script: &str, change: impl Fn(&mut Configs)) -> Pod {
-        let mut configs = configs(name, script);
+        let mut configs = configs(name, script, self.driver);
         change(&mut configs);
-        let Configs { pod, container } = configs;
-        let mut runtime = self.runtime.clone();
-        let request = RunPodSandboxRequest { config: Some(pod.clone()), ..RunPodSandboxRequest::default() };
-        let sandbox = runtime.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
-        let request = CreateContainerRequest {
-            pod_sandbox_id: sandbox.clone(),
-            config: Some(container),
-            sandbox_config: Some(pod.clone()),
-        };
-        let container = runtime.create_container(request).await.unwrap().into_inner().container_id;
+        let sandbox = self.sandbox(&configs).await.unwrap();
+        let container = self.container(&sandbox, &configs).await.unwrap();
         let request = StartContainerRequest { container_id: container.clone() };
-        runtime.start_container(request).await.unwrap();
-        Pod { sandbox, container, config: pod }
+        self.runtime.clone().start_container(request).await.unwrap();
+        let parent = configs.pod.linux.as_ref().unwrap().cgroup_parent.trim_start_matches('/');
+        let group = Path::new("/sys/fs/cgroup").join(parent).join(self.driver.group(&container));
+        Pod { sandbox, container, config: configs.pod, group }
+    }
+
+    pub async fn sandbox(&self, configs: &Configs) -> Result<String, Status> {
+        let request =
+            RunPodSandboxRequest { config: Some(configs.pod.clone()), runtime_handler: configs.handler.to_owned() };
+        Ok(self.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    }
+
+    pub async fn container(&self, sandbox: &str, configs: &Configs) -> Result<String, Status> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(configs.container.clone()),
+            sandbox_config: Some(configs.pod.clone()),
+        };
+        Ok(self.runtime.clone().create_container(request).await?.into_inner().container_id)
     }
 
     pub async fn status(&self, pod: &Pod) -> ContainerStatus {
@@ -126,26 +193,28 @@ impl Node {
         let mut runtime = self.runtime.clone();
         let request = StopContainerRequest { container_id: pod.container.clone(), timeout: 0 };
         runtime.stop_container(request).await.unwrap();
-        let request = StopPodSandboxRequest { pod_sandbox_id: pod.sandbox.clone() };
+        self.remove_sandbox(pod.sandbox).await;
+        self.driver.remove(pod.group.parent().unwrap());
+    }
+
+    pub async fn remove_sandbox(&self, id: String) {
+        let mut runtime = self.runtime.clone();
+        let request = StopPodSandboxRequest { pod_sandbox_id: id.clone() };
         runtime.stop_pod_sandbox(request).await.unwrap();
-        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.sandbox };
+        let request = RemovePodSandboxRequest { pod_sandbox_id: id };
         runtime.remove_pod_sandbox(request).await.unwrap();
-        // The kubelet's part.
-        let group = PathBuf::from(pod.config.linux.unwrap().cgroup_parent);
-        fs::remove_dir(Path::new("/sys/fs/cgroup").join(group.strip_prefix("/").unwrap())).unwrap();
     }
 }
 
 impl Pod {
-    /// The container's control group.
-    pub fn group(&self) -> PathBuf {
-        let parent = &self.config.linux.as_ref().unwrap().cgroup_parent;
-        Path::new("/sys/fs/cgroup").join(parent.trim_start_matches('/')).join(&self.container)
+    /// Where the limits and processes are: in a scope, crun has a group of its own for them.
+    fn own_group(&self) -> PathBuf {
+        Some(self.group.join("container")).filter(|group| group.exists()).unwrap_or_else(|| self.group.clone())
     }
 
     /// A file of the container's control group.
     pub fn reads(&self, file: &str) -> String {
-        let path = self.group().join(file);
+        let path = self.own_group().join(file);
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
     }
 
@@ -156,6 +225,8 @@ impl Pod {
 }
 
 pub struct Configs {
+    /// The runtime handler; crun where it is empty.
+    pub handler: &'static str,
     pub pod: PodSandboxConfig,
     pub container: ContainerConfig,
 }
@@ -180,9 +251,9 @@ pub fn own_pids() -> NamespaceOption {
     NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
 }
 
-fn configs(name: &str, script: &str) -> Configs {
+pub fn configs(name: &str, script: &str, driver: Driver) -> Configs {
     let metadata = PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "default".into(), attempt: 0 };
-    let linux = LinuxPodSandboxConfig { cgroup_parent: format!("/pods/{name}"), ..LinuxPodSandboxConfig::default() };
+    let linux = LinuxPodSandboxConfig { cgroup_parent: driver.parent(name), ..LinuxPodSandboxConfig::default() };
     let pod = PodSandboxConfig {
         metadata: Some(metadata),
         hostname: name.into(),
@@ -197,7 +268,7 @@ fn configs(name: &str, script: &str) -> Configs {
         log_path: "main.log".into(),
         ..ContainerConfig::default()
     };
-    let mut all = Configs { pod, container };
+    let mut all = Configs { handler: "", pod, container };
     all.namespaces(&own_pids());
     all
 }
@@ -257,7 +328,8 @@ fn import() {
 fn shim() -> Child {
     let (conf, plugins, cache, root) = (disk("conf"), disk("plugins"), disk("cni"), disk("cri"));
     let mut command = Command::new(programs().join("bosun"));
-    command.args(["cri", "--runtime-handler", "crun=/usr/bin/crun", "--containerd", CONTAINERD]);
+    command.args(["cri", "--runtime-handler", "crun=/usr/bin/crun", "--runtime-handler", "runc=runc"]);
+    command.args(["--containerd", CONTAINERD]);
     command.args(["--listen", &format!("unix://{SOCKET}"), "--state", "/run/bosun-cri"]);
     for (flag, folder) in
         [("--cni-conf-dir", conf), ("--cni-bin-dir", plugins), ("--cni-cache-dir", cache), ("--root", root)]

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use cri::v1::*;
 use tests::bed::{output, text};
 
-use super::node::{Configs, GROUPS, Node, own_pids};
+use super::node::{Configs, Node, own_pids};
 
-const FOREVER: &str = "trap exit TERM; while :; do sleep 1; done";
-const MB: i64 = 1 << 20;
+pub const FOREVER: &str = "trap exit TERM; while :; do sleep 1; done";
+pub const MB: i64 = 1 << 20;
 /// Where the ids of a pod with a user namespace begin on the machine.
 const FIRST_ID: u32 = 1_000_000;
 
@@ -176,7 +176,7 @@ pub async fn nothing_left(node: &Node) {
         let left: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(left, [""; 0].map(Path::new), "in {folder}");
     }
-    let groups = fs::read_dir(GROUPS).unwrap().map(|entry| entry.unwrap().path());
+    let groups = fs::read_dir(node.driver.groups()).unwrap().map(|entry| entry.unwrap().path());
     assert_eq!(groups.filter(|path| path.is_dir()).count(), 0, "control groups");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let left: Vec<&str> =

@@ -28,7 +28,7 @@ pub struct Gathered {
     pub console: Option<DeviceNode>,
     pub cdi: Edits,
     pub seccomp: Option<Profile>,
-    /// Names of the loaded AppArmor profiles.
+    /// Names of loaded AppArmor profiles; where the container asks for the default one, only that.
     pub apparmor: BTreeSet<String>,
     pub accounts: Accounts,
 }
@@ -56,7 +56,7 @@ pub struct Request<'a> {
 }
 
 /// Looks everything up. Blocks: some small files, the mount table where propagation asks for it, /dev for a privileged
-/// container. Makes the folder of a mount's source where nothing is.
+/// container. Makes the folder of a mount's source where nothing is, and loads the default AppArmor profile.
 ///
 /// # Errors
 /// Where something is not there or cannot be read.
@@ -74,7 +74,7 @@ pub fn gather(request: &Request<'_>) -> Result<Gathered, SpecError> {
         console: DeviceNode::at(Path::new("/dev/console")).ok(),
         cdi: cdi::resolve(&names, &folders)?,
         seccomp: seccomp_reference(&security)?.map(|file| Profile::read(Path::new(&file))).transpose()?,
-        apparmor: if request.host.apparmor { apparmor::loaded()? } else { BTreeSet::new() },
+        apparmor: apparmor::ready(&security, request.host.apparmor)?,
         accounts: request.rootfs.map(Rootfs::accounts).transpose()?.unwrap_or_default(),
     })
 }

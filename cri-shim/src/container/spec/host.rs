@@ -14,8 +14,8 @@ pub struct HostFacts {
     pub hostname: String,
     /// cgroup v2 carries the controllers.
     pub cgroup_v2: bool,
-    /// systemd manages the machine, and its cgroups.
-    pub systemd: bool,
+    /// systemd makes cgroups: it manages this machine, unless the command line says otherwise.
+    pub systemd_cgroup: bool,
     /// Swap can be limited by cgroup.
     pub swap: bool,
     /// Huge pages can be limited by cgroup.
@@ -64,12 +64,11 @@ impl HostFacts {
         Self {
             hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),
             cgroup_v2: cgroups.as_ref().is_some_and(kernel::cgroup::Cgroups::is_v2),
-            systemd: Path::new("/run/systemd/system").is_dir(),
+            systemd_cgroup: Path::new("/run/systemd/system").is_dir(),
             swap: cgroups.as_ref().is_some_and(has_swap),
             hugetlb: cgroups.as_ref().is_some_and(has_hugetlb),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
-            apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y')
-                && Path::new(super::apparmor::LOADED).exists(),
+            apparmor: super::apparmor::is_enabled(),
             selinux: Path::new("/sys/fs/selinux/enforce").exists().then(selinux_contexts),
             capabilities: held(&status),
             oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),

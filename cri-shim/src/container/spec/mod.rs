@@ -52,8 +52,8 @@ pub use namespaces::{IdMappings, NamespacePaths, user_namespace};
 pub(crate) use namespaces::{joined as joined_namespaces, of_mappings, own as own_namespace};
 pub use process::exec_process;
 pub(crate) use process::oom_score as clamped_oom_score;
+pub(crate) use resources::denied_devices;
 pub use resources::{Update, resources_status, update_resources};
-pub(crate) use resources::{cgroups_path, denied_devices};
 pub use rootfs::Rootfs;
 pub use security::{Relabel, mcs_level, relabel, seccomp_reference};
 pub(crate) use security::{apply_seccomp, apply_selinux, seccomp_profile, selinux_labels};
@@ -113,6 +113,12 @@ pub(crate) fn sandbox_security_of(config: &v1::PodSandboxConfig) -> v1::LinuxSan
     config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default()
 }
 
+/// The cgroup of a pod's container, as the OCI runtime is told it.
+pub(crate) fn cgroups_path(sandbox: &v1::PodSandboxConfig, id: &str, host: &HostFacts) -> std::path::PathBuf {
+    let parent = sandbox.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
+    super::cgroup::of_spec(parent, id, host.systemd_cgroup)
+}
+
 /// What an image wants to be run with; nothing, where it says nothing.
 pub(crate) fn image_config(image: &ImageConfiguration) -> ImageConfig {
     image.config().clone().unwrap_or_default()
@@ -137,7 +143,7 @@ pub fn container_spec(input: &ContainerInput<'_>) -> Result<Spec, SpecError> {
     linux.set_rootfs_propagation(propagation);
     linux.set_masked_paths(Some(if security.privileged { Vec::new() } else { security.masked_paths.clone() }));
     linux.set_readonly_paths(Some(if security.privileged { Vec::new() } else { security.readonly_paths.clone() }));
-    linux.set_cgroups_path(Some(cgroups_path(input.sandbox.config, input.id)));
+    linux.set_cgroups_path(Some(cgroups_path(input.sandbox.config, input.id, input.host)));
     namespaces::apply(&mut linux, input, &security)?;
     let wanted = input.config.linux.as_ref().and_then(|l| l.resources.as_ref());
     linux.set_resources(Some(resources::of(wanted, input.host)?));

@@ -1,28 +1,10 @@
-//! A container's place in the cgroup tree and its limits there. Sources: CRI's LinuxContainerResources, the OCI
-//! runtime spec's config-linux.md, KEP-1287 (in-place update).
+//! A container's limits in its cgroup. Sources: CRI's LinuxContainerResources, the OCI runtime spec's config-linux.md,
+//! KEP-1287 (in-place update).
 
-use std::path::{Path, PathBuf};
-
-use cri::v1::{HugepageLimit, LinuxContainerResources, PodSandboxConfig};
+use cri::v1::{HugepageLimit, LinuxContainerResources};
 use oci_spec::runtime::{LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec};
 
 use super::{HostFacts, SpecError};
-
-/// systemd scopes of containers start with this, as those of containerd's own plugin do: monitoring knows them by it.
-const SCOPE_PREFIX: &str = "cri-containerd";
-
-/// Where a container's cgroup is: a folder below the pod's, or a scope in the pod's systemd slice.
-pub(crate) fn cgroups_path(sandbox: &PodSandboxConfig, id: &str) -> PathBuf {
-    let parent = sandbox.linux.as_ref().map(|l| l.cgroup_parent.as_str()).unwrap_or_default();
-    if parent.is_empty() {
-        return Path::new("/k8s.io").join(id);
-    }
-    let last = parent.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    if last.ends_with(".slice") {
-        return format!("{last}:{SCOPE_PREFIX}:{id}").into();
-    }
-    Path::new("/").join(parent).join(id)
-}
 
 /// No device is allowed but those that a rule after this one, or the runtime's own short list, allows.
 pub(crate) fn denied_devices() -> LinuxDeviceCgroup {
@@ -153,8 +135,6 @@ fn apply_hugepages(limits: &mut Vec<LinuxHugepageLimit>, wanted: &HugepageLimit)
 
 #[cfg(test)]
 mod tests {
-    use cri::v1::LinuxPodSandboxConfig;
-
     use super::*;
 
     fn host() -> HostFacts {
@@ -213,17 +193,5 @@ mod tests {
         assert!(refused.starts_with("unified cgroup settings (memory.high) need cgroup v2"), "{refused}");
         let v2 = HostFacts { cgroup_v2: true, ..poor };
         assert_eq!(of(Some(&unified), &v2).unwrap().unified().as_ref().unwrap()["memory.high"], "1");
-    }
-
-    #[test]
-    fn cgroups_lie_below_the_pods() {
-        let path = |parent: &str| {
-            let linux = LinuxPodSandboxConfig { cgroup_parent: parent.into(), ..Default::default() };
-            cgroups_path(&PodSandboxConfig { linux: Some(linux), ..Default::default() }, "abc")
-        };
-        assert_eq!(path("/kubepods/burstable/pod1"), Path::new("/kubepods/burstable/pod1/abc"));
-        assert_eq!(path("kubepods/pod1"), Path::new("/kubepods/pod1/abc"));
-        assert_eq!(path("/kubepods.slice/kubepods-pod1.slice"), Path::new("kubepods-pod1.slice:cri-containerd:abc"));
-        assert_eq!(path(""), Path::new("/k8s.io/abc"));
     }
 }

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use crate::seccomp::{self, Profile};
 
-use super::{ContainerInput, HostFacts, SelinuxContexts, SpecError, apparmor, sandbox_security_of};
+use super::apparmor::{self, Confinement};
+use super::{ContainerInput, HostFacts, SelinuxContexts, SpecError, sandbox_security_of};
 
 const LOCALHOST: &str = "localhost/";
 
@@ -111,30 +112,18 @@ fn apparmor_profile(
     input: &ContainerInput<'_>,
     security: &v1::LinuxContainerSecurityContext,
 ) -> Result<Option<String>, SpecError> {
-    #[allow(deprecated)]
-    let old = &security.apparmor_profile;
-    let asked = profile("AppArmor", security.apparmor.as_ref(), old)?;
-    let kind = asked.as_ref().map(|p| p.profile_type);
-    let fault = |reason: String| Err(SpecError::Profile { kind: "AppArmor", reason });
-    if !input.host.apparmor {
-        return match kind {
-            None => Ok(None),
-            Some(kind) if kind == ProfileType::Unconfined as i32 => Ok(None),
-            Some(_) => fault("this machine has no AppArmor: use Unconfined".into()),
-        };
+    let name = match apparmor::wanted(security, input.host.apparmor)? {
+        Confinement::None => return Ok(None),
+        Confinement::Default => apparmor::DEFAULT.to_owned(),
+        Confinement::Named(name) => name,
+    };
+    if !input.gathered.apparmor.contains(&name) {
+        return Err(SpecError::Profile {
+            kind: "AppArmor",
+            reason: format!("{name:?} is not loaded on this machine: load it with apparmor_parser"),
+        });
     }
-    if let Some(asked) = asked.filter(|p| p.profile_type == ProfileType::Localhost as i32) {
-        return match input.gathered.apparmor.contains(&asked.localhost_ref) {
-            true => Ok(Some(asked.localhost_ref)),
-            false => fault(format!("{:?} is not loaded on this machine", asked.localhost_ref)),
-        };
-    }
-    // A container that names no profile has the default one, unless it is privileged.
-    let default = kind != Some(ProfileType::Unconfined as i32) && !security.privileged;
-    if default && !input.gathered.apparmor.contains(apparmor::DEFAULT) {
-        return fault(format!("the default one, {:?}, is not loaded: install apparmor_parser", apparmor::DEFAULT));
-    }
-    Ok(default.then(|| apparmor::DEFAULT.to_owned()))
+    Ok(Some(name))
 }
 
 /// A context of a process and one of its files.

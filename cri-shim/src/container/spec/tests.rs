@@ -198,6 +198,9 @@ fn apparmor_where_it_is() {
     assert_eq!(name(&of(localhost("mine"), true)), "mine");
     assert!(refused(&of(localhost("none"), true)).contains("\"none\" is not loaded"));
     assert!(refused(&of(localhost("mine"), false)).contains("has no AppArmor"));
+    let default = Some(v1::SecurityProfile::default());
+    assert_eq!(name(&of(default.clone(), true)), super::apparmor::DEFAULT);
+    assert!(refused(&of(default, false)).contains("has no AppArmor"));
     let unconfined = Some(v1::SecurityProfile { profile_type: 1, ..Default::default() });
     assert_eq!(name(&of(unconfined.clone(), true)), Value::Null);
     assert_eq!(name(&of(unconfined, false)), Value::Null);
