@@ -86,7 +86,8 @@ fn layers(snapshot: &[Mount]) -> Option<Layers> {
         lower: lower.split(':').map(PathBuf::from).collect(),
         upper: upper.into(),
         work: work.into(),
-        options: rest.cloned().collect(),
+        // Quotes are for a list of options; here each is given by itself.
+        options: rest.map(|option| option.replace('"', "")).collect(),
     })
 }
 
@@ -101,11 +102,11 @@ mod tests {
 
     #[test]
     fn an_overlay_has_folders() {
-        let asked = overlay(&["index=off", "workdir=/s/3/work", "upperdir=/s/3/fs", "lowerdir=/s/2/fs:/s/1/fs"]);
+        let asked = overlay(&["index=off", "context=\"a:b:c:s0:c1,c2\"", "workdir=/s/3/work", "upperdir=/s/3/fs", "lowerdir=/s/2/fs:/s/1/fs"]);
         let layers = layers(&asked).unwrap();
         assert_eq!(layers.lower, [PathBuf::from("/s/2/fs"), PathBuf::from("/s/1/fs")]);
         assert_eq!((layers.upper, layers.work), ("/s/3/fs".into(), "/s/3/work".into()));
-        assert_eq!(layers.options, ["index=off"]);
+        assert_eq!(layers.options, ["index=off", "context=a:b:c:s0:c1,c2"]);
     }
 
     #[test]

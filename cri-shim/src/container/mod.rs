@@ -6,6 +6,7 @@ pub mod create;
 pub mod exec;
 pub mod exec_sync;
 pub mod exit;
+pub(crate) mod labelled;
 pub(crate) mod mapped;
 pub mod record;
 pub mod remove;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cri::v1::ContainerEventType;
 
 use super::record::{ContainerRecord, Exit, Reason, Started, keep};
-use super::{Container, Running, State, cgroup, exit, mapped};
+use super::{Container, Running, State, cgroup, exit, labelled, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::log::{ContainerIo, IoPaths};
@@ -78,7 +78,7 @@ async fn begin(
     let mounts = stages.run("mounts", snapshotter.mounts(id));
     let pipes = stages.run("pipes", open_io(shim, paths.clone(), record));
     let (rootfs, io) = futures::join!(mounts, pipes);
-    let (rootfs, io) = (rootfs?, io?);
+    let (rootfs, io) = (labelled::mounts(shim, id, rootfs?).await?, io?);
     let mapped = mapped::show(shim, sandbox, folders.rootfs(), rootfs).await?;
     let task = shim.containerd.create_task(id, mapped.mounts.clone(), stdio(&paths, record.config.tty));
     let created = stages.run("task", task).await;

@@ -13,7 +13,7 @@ use super::spec::{PauseInput, pause_spec, sandbox_seccomp_reference};
 use super::{Sandbox, stop};
 use crate::container::create::labels;
 use crate::container::spec::{self, NamespacePaths, SPEC};
-use crate::container::{SIGKILL, exit, mapped};
+use crate::container::{SIGKILL, exit, labelled, mapped};
 use crate::containerd::tasks::{ProcessId, Stdio};
 use crate::error::{Error, Result};
 use crate::image::{Image, RootfsOptions};
@@ -107,6 +107,7 @@ pub(super) async fn prepare(shim: &Shim, record: &SandboxRecord) -> Result<()> {
 pub(super) async fn start(shim: &Shim, record: &SandboxRecord) -> Result<()> {
     let id = record.id.as_str();
     let rootfs = shim.containerd.snapshotter(&shim.settings.snapshotter).mounts(id).await?;
+    let rootfs = labelled::mounts(shim, id, rootfs).await?;
     let mapped = mapped::show(shim, record, shim.folders.sandbox(id).rootfs(), rootfs).await?;
     let created = shim.containerd.create_task(id, mapped.mounts.clone(), Stdio::default()).await;
     let hidden = mapped.hide().await;
