@@ -11,6 +11,7 @@ mod controllers;
 mod critest;
 mod guest;
 mod layers;
+mod load;
 mod nodes;
 mod objects;
 mod policies;
@@ -89,6 +90,8 @@ const SEVERAL: &[(&str, Story)] = &[
     ("several-agent-killed", several_nodes::agent_killed),
     ("routes-modes", routes::modes),
     ("routes-killed", routes::killed),
+    ("load-killed", load::killed),
+    ("load-proxy-restarted", load::proxy_restarted),
     ("routes-repaired", routes::repaired),
     ("routes-followed", routes::followed),
     ("routes-bad-config", routes::bad_config),

@@ -5,3 +5,4 @@ pub mod bed;
 pub mod leaks;
 pub mod leftover;
 pub mod runner;
+pub mod traffic;
