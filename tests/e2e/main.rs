@@ -6,6 +6,7 @@
 // A case fails by panicking: its unwraps are its checks.
 #![allow(clippy::unwrap_used)]
 
+mod churn;
 mod cluster;
 mod controllers;
 mod critest;
@@ -95,6 +96,7 @@ const SEVERAL: &[(&str, Story)] = &[
     ("routes-repaired", routes::repaired),
     ("routes-followed", routes::followed),
     ("routes-bad-config", routes::bad_config),
+    ("churn-pods", churn::pods),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),
     ("several-at-rest", several_nodes::at_rest),
