@@ -23,6 +23,7 @@ mod services;
 mod several_nodes;
 mod soak;
 mod streams;
+mod top_of_rack;
 mod upstream;
 mod workloads;
 
@@ -114,6 +115,7 @@ const ALONE: &[(&str, fn())] = &[
     ("registry-config", registry::by_configuration),
     ("cluster-snapshot", objects::snapshot),
     ("cluster-racks", several_nodes::racks),
+    ("bgp-racks", top_of_rack::racks),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
     ("critest-debian", critest::on_debian),
