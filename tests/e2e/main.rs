@@ -10,6 +10,7 @@ mod churn;
 mod cluster;
 mod controllers;
 mod critest;
+mod dual_stack;
 mod guest;
 mod layers;
 mod load;
@@ -115,6 +116,7 @@ const ALONE: &[(&str, fn())] = &[
     ("registry-config", registry::by_configuration),
     ("cluster-snapshot", objects::snapshot),
     ("cluster-racks", several_nodes::racks),
+    ("cluster-dual-stack", dual_stack::cluster),
     ("bgp-racks", top_of_rack::racks),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
