@@ -55,13 +55,17 @@ impl Plugin for Policy {
         Ok(())
     }
 
+    /// A daemon that was killed leaves its socket, and ADD waits for the next one. To say that the network is not ready
+    /// would make the node NotReady, and take its pods, whose traffic goes on, out of all Services.
     fn status(&self, call: &Call) -> Result<(), Error> {
         let config: Config = call.own()?;
-        let away = |error| {
-            let msg = format!("cannot reach the net daemon at {}: {error}", config.socket.display());
-            Error::new(code::PLUGIN_NOT_AVAILABLE, msg)
-        };
-        UnixStream::connect(&config.socket).map(drop).map_err(away)
+        match UnixStream::connect(&config.socket) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => {
+                let msg = format!("cannot reach the net daemon at {}: {error}", config.socket.display());
+                Err(Error::new(code::PLUGIN_NOT_AVAILABLE, msg))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

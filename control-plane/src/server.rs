@@ -24,7 +24,8 @@ pub struct Config {
     /// The address that the `kubernetes` Service leads to.
     pub advertise_address: IpAddr,
     pub secure_port: u16,
-    pub service_cluster_ip_range: IpNetwork,
+    /// The first is that of the `kubernetes` Service.
+    pub service_cluster_ip_range: Vec<IpNetwork>,
     /// First and last node port.
     pub service_node_port_range: (u16, u16),
     pub service_account_issuer: String,

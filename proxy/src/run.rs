@@ -208,7 +208,8 @@ struct Worker {
 impl Worker {
     /// Returns when the watches have ended.
     async fn work(&mut self, mut news: mpsc::Receiver<News>) {
-        let mut missing = HashSet::from([Source::Services, Source::Slices]);
+        // Without its Node a proxy that takes over would take the node ports away, which are on the Node's addresses.
+        let mut missing = HashSet::from([Source::Services, Source::Slices, Source::Node]);
         let mut due: Option<tokio::time::Instant> = None;
         let mut last: Option<tokio::time::Instant> = None;
         let mut look = tokio::time::interval(self.config.sync);

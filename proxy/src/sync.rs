@@ -361,6 +361,8 @@ mod tests {
                 "delete element ip bosun-proxy services { 10.96.0.1 . tcp . 80 }",
                 "add element ip bosun-proxy endpoints-tcp { 10.96.0.1 . 80 . 0 : 10.0.0.3 . 8080 }",
                 "add element ip bosun-proxy services { 10.96.0.1 . tcp . 80 : goto vip-plain-tcp-2 }",
+                "flush chain ip bosun-proxy vip-plain-tcp-3",
+                "delete chain ip bosun-proxy vip-plain-tcp-3",
             ]
         );
 

@@ -31,6 +31,7 @@ pub enum News {
 pub enum Source {
     Services,
     Slices,
+    Node,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -102,7 +103,13 @@ pub async fn node(client: Client, node: String, news: Sender<News>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={node}"));
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
     while let Some(event) = next("the Node", &mut events).await {
-        let (Event::Apply(object) | Event::InitApply(object)) = event else { continue };
+        let object = match event {
+            Event::Apply(object) | Event::InitApply(object) => object,
+            // Whether it was there or not.
+            Event::InitDone if news.send(News::Listed(Source::Node)).await.is_ok() => continue,
+            Event::InitDone => return,
+            Event::Init | Event::Delete(_) => continue,
+        };
         let (ips, zone, pod_cidrs) = read_node(&object);
         let taints = object.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
         let leaving = object.metadata.deletion_timestamp.is_some()

@@ -6,11 +6,14 @@
 // A case fails by panicking: its unwraps are its checks.
 #![allow(clippy::unwrap_used)]
 
+mod churn;
 mod cluster;
 mod controllers;
 mod critest;
+mod dual_stack;
 mod guest;
 mod layers;
+mod load;
 mod nodes;
 mod objects;
 mod policies;
@@ -21,6 +24,7 @@ mod services;
 mod several_nodes;
 mod soak;
 mod streams;
+mod top_of_rack;
 mod upstream;
 mod workloads;
 
@@ -89,9 +93,12 @@ const SEVERAL: &[(&str, Story)] = &[
     ("several-agent-killed", several_nodes::agent_killed),
     ("routes-modes", routes::modes),
     ("routes-killed", routes::killed),
+    ("load-killed", load::killed),
+    ("load-proxy-restarted", load::proxy_restarted),
     ("routes-repaired", routes::repaired),
     ("routes-followed", routes::followed),
     ("routes-bad-config", routes::bad_config),
+    ("churn-pods", churn::pods),
     ("several-reboot", several_nodes::reboot),
     ("several-power-cut", several_nodes::power_cut),
     ("several-at-rest", several_nodes::at_rest),
@@ -109,6 +116,8 @@ const ALONE: &[(&str, fn())] = &[
     ("registry-config", registry::by_configuration),
     ("cluster-snapshot", objects::snapshot),
     ("cluster-racks", several_nodes::racks),
+    ("cluster-dual-stack", dual_stack::cluster),
+    ("bgp-racks", top_of_rack::racks),
     ("cluster-killed", cluster::killed_in_the_middle),
     ("soak-killed", soak::killed),
     ("critest-debian", critest::on_debian),

@@ -9,7 +9,7 @@ use crate::several_nodes::{Placed, one_on_each, reach_each_other};
 
 const CONFIG: [&str; 4] = ["--namespace", "kube-system", "configmap", "bosun-net"];
 
-fn configure(kubectl: &Kubectl<'_>, data: &str) {
+pub fn configure(kubectl: &Kubectl<'_>, data: &str) {
     let patch = format!(r#"{{"data":{data}}}"#);
     kubectl.run(&[&["patch"], &CONFIG[..], &["--type=merge", "-p", &patch]].concat());
 }
@@ -19,7 +19,7 @@ fn routes(cluster: &Cluster, node: &Node) -> String {
 }
 
 /// Waits until the daemon of each node has done with that mode.
-fn settled(cluster: &Cluster, mode: &str) {
+pub fn settled(cluster: &Cluster, mode: &str) {
     for node in cluster.nodes() {
         let what = format!("node {} to have mode {mode}", node.name);
         eventually(&what, Duration::from_secs(20), || {
@@ -48,7 +48,7 @@ fn kernel(cluster: &Cluster, node: &Node) -> String {
     lines.join("\n")
 }
 
-fn daemon(cluster: &Cluster, node: &Node) -> Option<String> {
+pub fn daemon(cluster: &Cluster, node: &Node) -> Option<String> {
     let found = text(&cluster.inside_of(&node.name, &["pgrep", "-f", "^[^ ]*bosun net "]).stdout);
     Some(found.trim().to_owned()).filter(|pid| !pid.is_empty())
 }

@@ -79,7 +79,7 @@ fn kill_and_scale(kubectl: &Kubectl<'_>, length: Duration) {
         let mut victims = daemons(kubectl.cluster);
         if !victims.is_empty() {
             let (pid, name) = victims.swap_remove(dice.below(victims.len() as u64) as usize);
-            println!("SIGKILL to {name}");
+            println!("SIGKILL to {:.60}", name);
             // It may have ended by itself.
             drop(output("kill", &["-KILL", &pid.to_string()]));
             killed += 1;
@@ -88,18 +88,19 @@ fn kill_and_scale(kubectl: &Kubectl<'_>, length: Duration) {
     assert!(killed > 3, "only {killed} processes were killed");
 }
 
-/// The node's own processes but its PID 1: number and command.
-fn daemons(cluster: &Cluster) -> Vec<(u32, String)> {
-    let init = cluster.init();
+/// The nodes' own processes but each one's PID 1: number, and what was called how.
+pub fn daemons(cluster: &Cluster) -> Vec<(u32, String)> {
+    let inits: Vec<u32> = cluster.nodes().iter().map(|node| cluster.init_of(&node.name)).collect();
     let process = |entry: fs::DirEntry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let exe = fs::read_link(entry.path().join("exe")).ok()?;
         let program = exe.file_name()?.to_str()?.trim_end_matches(" (deleted)").to_owned();
         let groups = fs::read_to_string(entry.path().join("cgroup")).ok()?;
-        let ours = groups.contains(&format!("/bosun/{}/", cluster.name)) && pid != init;
-        let words = fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ");
+        let ours = groups.contains(&format!("/bosun/{}/", cluster.name)) && !inits.contains(&pid);
+        let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let words: Vec<&str> = line.split('\0').skip(1).collect();
         let is_daemon = ["bosun", "bosun-cni"].contains(&program.as_str());
-        (ours && is_daemon).then(|| (pid, words.chars().take(60).collect()))
+        (ours && is_daemon).then(|| (pid, format!("{program} {}", words.join(" "))))
     };
     fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten().filter_map(process).collect()
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use kernel::netns::Netns;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -225,6 +226,14 @@ impl Cluster {
         inside(self.init_of(node), words)
     }
 
+    /// The network namespace of a node of ours.
+    ///
+    /// # Panics
+    /// Where the node does not run.
+    pub fn netns_of(&self, node: &str) -> Netns {
+        Netns::open(format!("/proc/{}/ns/net", self.init_of(node))).expect("a node has a network namespace")
+    }
+
     /// kubectl in a namespace of its own, which is made.
     pub fn namespace(&self, name: &str) -> Kubectl<'_> {
         self.prepared(Kubectl { cluster: self, namespace: name.to_owned(), speaks_spdy: false })
@@ -389,6 +398,25 @@ impl Kubectl<'_> {
     /// One field by JSONPath, as `{.spec.replicas}`.
     pub fn field(&self, object: &str, path: &str) -> String {
         self.run(&["get", object, "-o", &format!("jsonpath={path}")])
+    }
+
+    /// The network namespace of a pod that runs on a node of ours under `bosun cri`.
+    ///
+    /// # Panics
+    /// Where it has none.
+    pub fn netns(&self, pod: &str) -> Netns {
+        let node = self.field(&format!("pod/{pod}"), "{.spec.nodeName}");
+        let label = |name: &str, value: &str| format!("labels.\"io.{name}\"=={value}");
+        let filter = [
+            label("cri-containerd.kind", "sandbox"),
+            label("kubernetes.pod.name", pod),
+            label("kubernetes.pod.namespace", &self.namespace),
+        ];
+        let words = ["ctr", "-n", "k8s.io", "containers", "ls", "-q", &filter.join(",")];
+        let ids = text(&self.cluster.inside_of(&node, &words).stdout);
+        let root = format!("/proc/{}/root/run/bosun-cri/sandboxes", self.cluster.init_of(&node));
+        let mut found = ids.lines().filter_map(|id| Netns::open(format!("{root}/{id}/ns/net")).ok());
+        found.next().unwrap_or_else(|| panic!("pod {pod} has no sandbox on {node} among {ids:?}"))
     }
 
     /// A kubectl that goes on, its output in `file`.

@@ -2,6 +2,9 @@
 
 pub mod api_server;
 pub mod bed;
+pub mod bird;
+pub mod counts;
 pub mod leaks;
 pub mod leftover;
 pub mod runner;
+pub mod traffic;

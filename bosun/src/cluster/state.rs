@@ -61,6 +61,9 @@ pub struct Settings {
     /// How many racks the nodes are behind; none is one LAN.
     #[serde(default)]
     pub racks: u8,
+    /// Whether IPv6 is there beside IPv4.
+    #[serde(default)]
+    pub dual_stack: bool,
 }
 
 fn one() -> u8 {
@@ -170,13 +173,20 @@ mod tests {
     #[test]
     fn a_newer_file_is_refused_and_an_equal_one_read_back() {
         let kubeconfig = "/k".into();
-        let settings =
-            Settings { kubeconfig, registry_config: None, cri: Cri::Containerd, egress: false, nodes: 3, racks: 2 };
+        let settings = Settings {
+            kubeconfig,
+            registry_config: None,
+            cri: Cri::Containerd,
+            egress: false,
+            nodes: 3,
+            racks: 2,
+            dual_stack: false,
+        };
         let cluster = Cluster::new("dev", 3, settings);
         let text = serde_json::to_string(&cluster).unwrap();
         assert_eq!(parse(&text).unwrap(), cluster);
         assert_eq!(cluster.server(), "https://172.30.3.34:6443");
-        let older = text.replacen(",\"nodes\":3,\"racks\":2}", "}", 1);
+        let older = text.replacen(",\"nodes\":3,\"racks\":2,\"dualStack\":false}", "}", 1);
         assert_eq!(parse(&older).unwrap().settings.nodes, 1);
         let newer = text.replacen("\"version\":1", "\"version\":2,\"more\":[]", 1);
         assert!(parse(&newer).unwrap_err().to_string().starts_with("it has version 2"));

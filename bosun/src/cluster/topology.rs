@@ -3,10 +3,12 @@
 //! Without racks all of it is one LAN: the host has the first address, the nodes the next ones. With racks it is cut into
 //! eight. The first part joins the host (first address) and the racks' routers (the next ones); each further part is a
 //! rack, in which the router has the first address and the nodes the next ones.
+//!
+//! With two families each address 172.30.N.H has one of IPv6 beside it, fd00:172:30:PN::H with P for the part.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use super::{Cluster, Node, Settings};
 
@@ -114,6 +116,22 @@ impl Cluster {
         self.rack_of(node).map_or(self.network(), |rack| rack.subnet)
     }
 
+    /// The address of IPv6, with its subnet's length, that belongs to one of this cluster, where there are two families.
+    /// RFC 4193: local addresses, with a subnet for each part.
+    pub fn ipv6_of(&self, address: Ipv4Addr) -> Option<Ipv6Network> {
+        let [.., host] = address.octets();
+        let part = if self.settings.racks == 0 { 0 } else { host >> (32 - RACK) };
+        let subnet = u16::from_be_bytes([part, self.number]);
+        let own = Ipv6Addr::new(0xfd00, 0x172, 0x30, subnet, 0, 0, 0, host.into());
+        Ipv6Network::new(own, 64).ok().filter(|_| self.settings.dual_stack)
+    }
+
+    /// A node's addresses, the primary first.
+    pub fn addresses_of(&self, node: &Node) -> Vec<IpAddr> {
+        let six = self.ipv6_of(node.address).map(|net| IpAddr::V6(net.ip()));
+        std::iter::once(IpAddr::V4(node.address)).chain(six).collect()
+    }
+
     /// Where a node sends what is not of its part: to its rack's router. Without racks to nobody, so that it can reach
     /// service addresses (the kernel routes before it translates) and nothing else; or with egress to the host.
     pub fn gateway_of(&self, node: &Node) -> Ipv4Addr {
@@ -131,9 +149,31 @@ mod tests {
     use crate::cluster::Cri;
 
     fn cluster(nodes: u8, racks: u8) -> Cluster {
-        let settings =
-            Settings { kubeconfig: "/k".into(), registry_config: None, cri: Cri::Bosun, egress: false, nodes, racks };
+        let settings = Settings {
+            kubeconfig: "/k".into(),
+            registry_config: None,
+            cri: Cri::Bosun,
+            egress: false,
+            nodes,
+            racks,
+            dual_stack: true,
+        };
         Cluster::new("dev", 3, settings)
+    }
+
+    #[test]
+    fn each_address_has_one_of_ipv6_beside_it() {
+        let addresses = |cluster: &Cluster| -> Vec<String> {
+            let nodes = cluster.nodes.iter().flat_map(|node| cluster.addresses_of(node));
+            nodes.map(|address| address.to_string()).collect()
+        };
+        assert_eq!(addresses(&cluster(2, 0)), ["172.30.3.2", "fd00:172:30:3::2", "172.30.3.3", "fd00:172:30:3::3"]);
+        let racks = cluster(2, 2);
+        assert_eq!(addresses(&racks), ["172.30.3.34", "fd00:172:30:103::22", "172.30.3.66", "fd00:172:30:203::42"]);
+        let router = racks.ipv6_of(racks.racks()[1].router).unwrap();
+        assert_eq!(router.to_string(), "fd00:172:30:203::41/64");
+        let one = Settings { dual_stack: false, ..racks.settings.clone() };
+        assert_eq!(addresses(&Cluster { settings: one, ..racks }), ["172.30.3.34", "172.30.3.66"]);
     }
 
     #[test]

@@ -10,10 +10,24 @@ use super::containerd;
 use super::mounts::RUN;
 use crate::cluster::{Cluster, Cri, Node};
 
-/// Every pod address of a cluster; each node has a part.
-pub const POD_NETWORK: &str = "10.244.0.0/16";
+/// Every pod address of a cluster, of IPv4 and IPv6; each node has a part.
+const POD_NETWORKS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// Every service address of a cluster.
-pub const SERVICE_NETWORK: &str = "10.96.0.0/16";
+const SERVICE_NETWORKS: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+
+/// The cluster's pod addresses, as the daemons' flags take them.
+pub fn pod_networks(cluster: &Cluster) -> String {
+    of_families(cluster, &POD_NETWORKS)
+}
+
+/// The cluster's service addresses.
+pub fn service_networks(cluster: &Cluster) -> String {
+    of_families(cluster, &SERVICE_NETWORKS)
+}
+
+fn of_families(cluster: &Cluster, networks: &[&str; 2]) -> String {
+    networks[..1 + usize::from(cluster.settings.dual_stack)].join(",")
+}
 
 /// A file of the node's own programs.
 pub fn file(name: &str) -> PathBuf {
@@ -88,7 +102,7 @@ fn proxy(cluster: &Cluster, node: &Node) -> serde_json::Value {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": { "kubeconfig": cluster.paths().node(&node.name).join("proxy.conf") },
-        "clusterCIDR": POD_NETWORK,
+        "clusterCIDR": pod_networks(cluster),
         // The size of the table is the host's affair: a node may not write it.
         "conntrack": { "maxPerCore": 0 },
         "hostnameOverride": node.name,

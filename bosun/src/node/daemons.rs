@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use kernel::process::{Namespaces, inherit};
 
-use super::config::{self, POD_NETWORK, SERVICE_NETWORK, file};
+use super::config::{self, file};
 use super::folders::PLUGINS;
 use super::supervise::Spec;
 use super::supervisor::Program;
@@ -61,7 +61,7 @@ pub fn programs(cluster: &Cluster, node: &Node, relay: Relay) -> anyhow::Result<
     ];
     // The first node holds it.
     if cluster.nodes.first() == Some(node) {
-        programs.push(program("control-plane", 1, None, ours(control_plane(&paths, node))));
+        programs.push(program("control-plane", 1, None, ours(control_plane(cluster, node))));
         programs.push(Program {
             spec: Spec { name: "pod-network", once: true, after: None, phase: 2 },
             command: Box::new(ours(words(&["node-pod-network", "--cluster", &cluster.name]))),
@@ -137,7 +137,8 @@ fn behind(relay: &Relay, mut command: Command) -> Command {
     command
 }
 
-fn control_plane(paths: &Paths, node: &Node) -> Vec<OsString> {
+fn control_plane(cluster: &Cluster, node: &Node) -> Vec<OsString> {
+    let paths = cluster.paths();
     let certificate = |file: &str| paths.certificate(file);
     vec![
         "apiserver".into(),
@@ -155,7 +156,7 @@ fn control_plane(paths: &Paths, node: &Node) -> Vec<OsString> {
         flag("service-account-key-file", certificate("sa.pub")),
         flag("service-account-signing-key-file", certificate("sa.key")),
         flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"),
-        flag("service-cluster-ip-range", SERVICE_NETWORK),
+        flag("service-cluster-ip-range", config::service_networks(cluster)),
         "+".into(),
         "scheduler".into(),
         flag("kubeconfig", paths.kubeconfig("scheduler")),
@@ -164,17 +165,18 @@ fn control_plane(paths: &Paths, node: &Node) -> Vec<OsString> {
         flag("kubeconfig", paths.kubeconfig("controller-manager")),
         flag("root-ca-file", certificate("ca.crt")),
         flag("allocate-node-cidrs", "true"),
-        flag("cluster-cidr", POD_NETWORK),
+        flag("cluster-cidr", config::pod_networks(cluster)),
     ]
 }
 
 fn agent(cluster: &Cluster, node: &Node) -> Vec<OsString> {
+    let node_ips: Vec<String> = cluster.addresses_of(node).iter().map(ToString::to_string).collect();
     let mut words = vec![
         "agent".into(),
         flag("config", file("kubelet.yaml")),
         flag("kubeconfig", cluster.paths().node(&node.name).join("kubelet.conf")),
         flag("hostname-override", &node.name),
-        flag("node-ip", node.address.to_string()),
+        flag("node-ip", node_ips.join(",")),
     ];
     words.extend(cluster.rack_of(node).map(|rack| flag("node-labels", format!("{ZONE}={}", rack.zone()))));
     words

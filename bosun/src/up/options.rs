@@ -30,6 +30,9 @@ pub struct Options {
     /// Behind how many routers the nodes are, each with a subnet of its own; 0 is one LAN
     #[arg(long, value_name = "R", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(MOST_RACKS)))]
     pub racks: u8,
+    /// Give nodes, pods and Services addresses of IPv6 too; IPv4 stays the primary family
+    #[arg(long)]
+    pub dual_stack: bool,
     /// How long to wait for the nodes to be Ready, as 90s or 2m; 0 does not wait
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
     pub wait: Duration,
@@ -48,8 +51,8 @@ impl Options {
             None => crate::kubeconfig::default_path()?,
         };
         let registry_config = self.registry_config.as_deref().map(absolute).transpose()?;
-        let Self { cri, egress, nodes, racks, .. } = *self;
-        Ok(Settings { kubeconfig, registry_config, cri, egress, nodes, racks })
+        let Self { cri, egress, nodes, racks, dual_stack, .. } = *self;
+        Ok(Settings { kubeconfig, registry_config, cri, egress, nodes, racks, dual_stack })
     }
 }
 

@@ -54,6 +54,7 @@ fn differences(is: &Settings, asked: &Settings) -> Vec<String> {
         ("--egress", is.egress.to_string(), asked.egress.to_string()),
         ("--nodes", is.nodes.to_string(), asked.nodes.to_string()),
         ("--racks", is.racks.to_string(), asked.racks.to_string()),
+        ("--dual-stack", is.dual_stack.to_string(), asked.dual_stack.to_string()),
     ];
     let differing = pairs.into_iter().filter(|(_, is, asked)| is != asked);
     differing.map(|(flag, is, asked)| format!("{flag} is {is}, asked was {asked}")).collect()
@@ -66,7 +67,15 @@ mod tests {
 
     fn settings(egress: bool) -> Settings {
         let kubeconfig = "/k".into();
-        Settings { kubeconfig, registry_config: None, cri: Cri::Containerd, egress, nodes: 1, racks: 0 }
+        Settings {
+            kubeconfig,
+            registry_config: None,
+            cri: Cri::Containerd,
+            egress,
+            nodes: 1,
+            racks: 0,
+            dual_stack: false,
+        }
     }
 
     fn found(clusters: Vec<Cluster>, running: bool, routes: &[&str]) -> Found {

@@ -115,6 +115,9 @@ fn without_a_daemon_nothing_starts_and_all_can_go() {
     assert_eq!(bed.call("DEL", json!({})), Value::Null);
     let status = bed.call("STATUS", json!({"prevResult": null}));
     assert_eq!(status["code"], 50, "{status}");
+    // One that was killed left its socket, and another comes.
+    drop(UnixListener::bind(bed.socket()).unwrap());
+    assert_eq!(bed.call("STATUS", json!({"prevResult": null})), Value::Null);
     let result = bed.call("ADD", json!({"prevResult": null}));
     assert_eq!(result["code"], 7, "{result}");
 }

@@ -60,7 +60,8 @@ async fn ensure(server: &Server, resource: &'static Resource, namespace: &str, o
 
 /// The first address of the range is the API's.
 fn service(config: &Config) -> anyhow::Result<Value> {
-    let first = config.service_cluster_ip_range.iter().nth(1).context("the range of service addresses is empty")?;
+    let first = config.service_cluster_ip_range.first().and_then(|range| range.iter().nth(1));
+    let first = first.context("the range of service addresses is empty")?;
     Ok(json!({
         "metadata": {"name": NAME, "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {

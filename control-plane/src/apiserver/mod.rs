@@ -56,9 +56,9 @@ pub struct Options {
     /// What tokens are for; the issuer where it is not given.
     #[arg(long, value_delimiter = ',')]
     pub api_audiences: Vec<String>,
-    /// Where Services get their addresses from.
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cluster_ip_range: IpNetwork,
+    /// Where Services get their addresses from; one of each family, separated by a comma, the primary first
+    #[arg(long, default_value = "10.96.0.0/16", value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<IpNetwork>,
     /// Where Services get their node ports from.
     #[arg(long, default_value = "30000-32767", value_parser = port_range)]
     pub service_node_port_range: (u16, u16),
@@ -100,7 +100,7 @@ impl Options {
         Ok(Config {
             advertise_address,
             secure_port: self.secure_port,
-            service_cluster_ip_range: self.service_cluster_ip_range,
+            service_cluster_ip_range: self.service_cluster_ip_range.clone(),
             service_node_port_range: self.service_node_port_range,
             service_account_issuer: self.service_account_issuer.clone(),
             api_audiences: self.api_audiences.clone(),
@@ -150,9 +150,10 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     if !options.etcd_servers.is_empty() {
         bail!("--etcd-servers is not supported yet: leave it out to use the embedded store (--data-dir)");
     }
-    let IpNetwork::V4(addresses) = options.service_cluster_ip_range else {
-        bail!("--service-cluster-ip-range {}: only IPv4 is supported yet", options.service_cluster_ip_range);
-    };
+    let addresses = options.service_cluster_ip_range.clone();
+    if !matches!(&addresses[..], [_] | [IpNetwork::V4(_), IpNetwork::V6(_)] | [IpNetwork::V6(_), IpNetwork::V4(_)]) {
+        bail!("--service-cluster-ip-range takes one range, or one of each family");
+    }
     registry::kinds::ServiceRanges { addresses, node_ports: options.service_node_port_range }.install();
     let tls = listen::tls(&options)?;
     let address = SocketAddr::new(options.bind_address, options.secure_port);

@@ -73,7 +73,7 @@ impl Bed {
         let config = Config {
             advertise_address: [10, 0, 0, 1].into(),
             secure_port: 6443,
-            service_cluster_ip_range: "10.96.0.0/16".parse().unwrap(),
+            service_cluster_ip_range: vec!["10.96.0.0/16".parse().unwrap()],
             service_node_port_range: (30000, 32767),
             service_account_issuer: "test".into(),
             api_audiences: Vec::new(),

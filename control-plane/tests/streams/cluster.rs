@@ -110,7 +110,7 @@ fn server(dir: &Path, pki: &ClusterPki) -> Arc<Server> {
     let config = Config {
         advertise_address: "127.0.0.1".parse().unwrap(),
         secure_port: 6443,
-        service_cluster_ip_range: "10.96.0.0/16".parse().unwrap(),
+        service_cluster_ip_range: vec!["10.96.0.0/16".parse().unwrap()],
         service_node_port_range: (30000, 32767),
         service_account_issuer: ISSUER.into(),
         api_audiences: Vec::new(),

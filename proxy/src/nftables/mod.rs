@@ -95,8 +95,8 @@ impl Backend for Tables {
     }
 }
 
-/// Chains that stand for pool sizes, known to be in the kernel.
-type Chains = BTreeSet<(Family, String)>;
+/// Chains that stand for pool sizes and are in the kernel, and how many Services use each: the last one takes it along.
+type Chains = BTreeMap<(Family, String), usize>;
 
 /// The whole table of each family from nothing, replacing what was there in the same transaction, and the chains
 /// that are there then. Connections go on: their translation is in the tracking table.
@@ -115,9 +115,11 @@ fn whole<'a>(
         for plan in plans.clone() {
             let parts = parts(plan, family, facts);
             for (name, body) in parts.chains {
-                if chains.insert((family, name.clone())) {
+                let users = chains.entry((family, name.clone())).or_default();
+                if *users == 0 {
                     write_chain(&mut script, family, &name, &body);
                 }
+                *users += 1;
             }
             for (name, seconds) in &parts.sets {
                 write_set(&mut owned, family, name, *seconds);
@@ -140,7 +142,7 @@ fn whole<'a>(
     (script, chains)
 }
 
-/// What leads from the old plans of some Services to their new ones. New pool chains are added to `chains`.
+/// What leads from the old plans of some Services to their new ones. `chains` is brought up to date.
 fn transaction(
     changes: &[Change<'_>],
     hairpin: &Hairpin,
@@ -150,20 +152,32 @@ fn transaction(
     let mut script = String::new();
     for family in families.iter().copied() {
         let (mut old, mut new) = (Parts::default(), Parts::default());
+        let mut used: BTreeMap<String, isize> = BTreeMap::new();
         for Change { before, after, .. } in changes {
-            before.iter().for_each(|plan| old.merge(parts(plan, family, facts)));
-            after.iter().for_each(|plan| new.merge(parts(plan, family, facts)));
+            for (set, plan, by) in [(&mut old, before, -1), (&mut new, after, 1)] {
+                let Some(parts) = plan.map(|plan| parts(plan, family, facts)) else { continue };
+                parts.chains.keys().for_each(|name| *used.entry(name.clone()).or_default() += by);
+                set.merge(parts);
+            }
         }
         for (set, ips) in [(&mut old, &hairpin.gone), (&mut new, &hairpin.come)] {
             let own = ips.iter().filter(|ip| family.has(**ip));
             set.elements.extend(own.map(|ip| (("hairpin", format!("{ip} . {ip}")), String::new())));
         }
         for (name, body) in &new.chains {
-            if chains.insert((family, name.clone())) {
+            if !chains.contains_key(&(family, name.clone())) {
                 write_chain(&mut script, family, name, body);
             }
         }
         difference(&mut script, family, &old, &new);
+        for (name, by) in used {
+            let users = chains.entry((family, name.clone())).or_default();
+            *users = users.saturating_add_signed(by);
+            if *users == 0 {
+                delete_chain(&mut script, family, &name);
+                chains.remove(&(family, name));
+            }
+        }
     }
     script
 }
@@ -200,7 +214,7 @@ fn difference(script: &mut String, family: Family, old: &Parts, new: &Parts) {
     }
     let f = family.name();
     for name in old.owned.keys().filter(|name| !new.owned.contains_key(*name)) {
-        let _ = writeln!(script, "flush chain {f} {TABLE} {name}\ndelete chain {f} {TABLE} {name}");
+        delete_chain(script, family, name);
     }
     for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
         let _ = writeln!(script, "delete set {f} {TABLE} {name}");
@@ -213,6 +227,11 @@ fn write_chain(script: &mut String, family: Family, name: &str, body: &[String])
     for rule in body {
         let _ = writeln!(script, "add rule {f} {TABLE} {name} {rule}");
     }
+}
+
+fn delete_chain(script: &mut String, family: Family, name: &str) {
+    let f = family.name();
+    let _ = writeln!(script, "flush chain {f} {TABLE} {name}\ndelete chain {f} {TABLE} {name}");
 }
 
 fn write_set(script: &mut String, family: Family, name: &str, seconds: u32) {

@@ -6,7 +6,7 @@ pub mod egress;
 mod racks;
 mod switch;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context;
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -66,9 +66,9 @@ fn ensure_host_link(cluster: &Cluster, underlay: &Switch) -> anyhow::Result<()> 
     let link = network.link(&name)?.with_context(|| format!("link {name} is gone as soon as it was made"))?.index;
     let mark = alias(&cluster.name);
     network.change_link(link, LinkChange { up: Some(true), alias: Some(&mark), ..LinkChange::default() })?;
-    address(&mut network, link, cluster.host_address(), cluster.host_network())?;
+    address(cluster, &mut network, link, cluster.host_address(), cluster.host_network())?;
     for rack in cluster.racks() {
-        route(&mut network, rack.subnet, rack.uplink, link)?;
+        route(cluster, &mut network, rack.subnet, rack.uplink, link)?;
     }
     Ok(())
 }
@@ -86,19 +86,48 @@ fn set_up(network: &mut Kernel, name: &str) -> anyhow::Result<u32> {
     Ok(link)
 }
 
-fn address(network: &mut Kernel, link: u32, own: Ipv4Addr, subnet: Ipv4Network) -> anyhow::Result<()> {
-    let net = IpNetwork::new(IpAddr::V4(own), subnet.prefix())?;
-    match network.add_address(Address { link, net }) {
-        Err(error) if !error.is_exists() => Err(error.into()),
-        _ => Ok(()),
+/// Gives a link an address, and with two families the one of IPv6 that belongs to it.
+fn address(
+    cluster: &Cluster,
+    network: &mut Kernel,
+    link: u32,
+    own: Ipv4Addr,
+    subnet: Ipv4Network,
+) -> anyhow::Result<()> {
+    let four = IpNetwork::new(IpAddr::V4(own), subnet.prefix())?;
+    for net in [Some(four), cluster.ipv6_of(own).map(IpNetwork::V6)].into_iter().flatten() {
+        match network.add_address(Address { link, net }) {
+            Err(error) if !error.is_exists() => return Err(error.into()),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
-fn route(network: &mut Kernel, to: Ipv4Network, gateway: Ipv4Addr, link: u32) -> anyhow::Result<()> {
-    match network.add_route(&Route::new(IpNetwork::V4(to), Some(IpAddr::V4(gateway)), link)) {
-        Err(error) if !error.is_exists() => Err(error.into()),
-        _ => Ok(()),
+/// A route, and with two families the one of IPv6 beside it.
+fn route(cluster: &Cluster, network: &mut Kernel, to: Ipv4Network, gateway: Ipv4Addr, link: u32) -> anyhow::Result<()> {
+    let four = (IpNetwork::V4(to), IpAddr::V4(gateway));
+    let six = cluster.ipv6_of(gateway).and_then(|gateway| {
+        let (to, length) =
+            if to == anywhere() { (Ipv6Addr::UNSPECIFIED, 0) } else { (cluster.ipv6_of(to.ip())?.network(), 64) };
+        Some((IpNetwork::new(to.into(), length).ok()?, IpAddr::V6(gateway.ip())))
+    });
+    for (to, gateway) in [Some(four), six].into_iter().flatten() {
+        match network.add_route(&Route::new(to, Some(gateway), link)) {
+            Err(error) if !error.is_exists() => return Err(error.into()),
+            _ => {}
+        }
     }
+    Ok(())
+}
+
+/// Lets this namespace pass packets on.
+fn forward(cluster: &Cluster) -> anyhow::Result<()> {
+    kernel::sysctl::write(IP_FORWARD, "1")?;
+    if cluster.settings.dual_stack {
+        kernel::sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
 }
 
 fn anywhere() -> Ipv4Network {
@@ -133,9 +162,9 @@ pub fn configure_node(cluster: &Cluster, node: &Node) -> anyhow::Result<()> {
     let mut network = Kernel::open()?;
     set_up(&mut network, "lo")?;
     let link = set_up(&mut network, NODE_LINK)?;
-    address(&mut network, link, node.address, cluster.network_of(node))?;
-    route(&mut network, anywhere(), cluster.gateway_of(node), link)?;
-    kernel::sysctl::write(IP_FORWARD, "1")?;
+    address(cluster, &mut network, link, node.address, cluster.network_of(node))?;
+    route(cluster, &mut network, anywhere(), cluster.gateway_of(node), link)?;
+    forward(cluster)?;
     kernel::sysctl::write("net/bridge/bridge-nf-call-iptables", "1")?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use kernel::netlink::{Kernel, LinkChange, Network, VethEnd};
 use kernel::netns;
 
 use super::switch::Switch;
-use super::{IP_FORWARD, address, mac_of, route, set_up};
+use super::{address, forward, mac_of, route, set_up};
 use crate::cluster::{Cluster, Paths, Rack};
 
 /// A router's interface towards the host and the other routers.
@@ -55,15 +55,14 @@ fn configure(
     set_up(&mut network, "lo")?;
     let uplink = set_up(&mut network, UPLINK)?;
     let inner = set_up(&mut network, nodes)?;
-    address(&mut network, uplink, rack.uplink, cluster.host_network())?;
-    address(&mut network, inner, rack.router, rack.subnet)?;
+    address(cluster, &mut network, uplink, rack.uplink, cluster.host_network())?;
+    address(cluster, &mut network, inner, rack.router, rack.subnet)?;
     // A bridge without one of its own has that of a port, and another when ports come and go.
     network.change_link(inner, LinkChange { mac: Some(mac_of(rack.router)), ..LinkChange::default() })?;
     for (destination, gateway) in routes {
-        route(&mut network, *destination, *gateway, uplink)?;
+        route(cluster, &mut network, *destination, *gateway, uplink)?;
     }
-    kernel::sysctl::write(IP_FORWARD, "1")?;
-    Ok(())
+    forward(cluster)
 }
 
 /// Removes the racks of a cluster; each failure is returned and the rest goes on.
@@ -84,7 +83,15 @@ mod tests {
             Cluster::new(
                 "dev",
                 0,
-                Settings { kubeconfig, registry_config: None, cri: Cri::Bosun, egress, nodes: 3, racks: 3 },
+                Settings {
+                    kubeconfig,
+                    registry_config: None,
+                    cri: Cri::Bosun,
+                    egress,
+                    nodes: 3,
+                    racks: 3,
+                    dual_stack: false,
+                },
             )
         };
         let said = |cluster: &Cluster| -> Vec<String> {

@@ -6,6 +6,7 @@ mod cri;
 mod figures;
 mod ipvs;
 mod memory;
+mod pod_to_pod;
 mod pods;
 mod policy;
 mod proxy;
@@ -143,6 +144,14 @@ enum Measurement {
         #[arg(long, default_value_t = 20)]
         changes: usize,
     },
+    /// Throughput and latency of one TCP connection between pods of two nodes.
+    PodToPod {
+        /// How the nodes of the cluster that BOSUN_CLUSTER names reach one another [default: no cluster, the same hops bare]
+        #[arg(long)]
+        mode: Option<String>,
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
     /// Writes the images that bosun carries into `folder`, for a node that is not bosun's.
     Archives { folder: PathBuf },
     /// Proportional set size of every process in the PID namespace of `pid`, by program, in MB.
@@ -180,6 +189,10 @@ fn main() -> anyhow::Result<()> {
         Measurement::BgpSpeaker => bgp::speaker()?,
         Measurement::Policy { policies, pods, others, changes } => {
             policy::measure(&policy::Load { policies, pods, others, changes })?
+        }
+        Measurement::PodToPod { mode, seconds } => {
+            let time = Duration::from_secs(seconds);
+            mode.map_or_else(|| pod_to_pod::bare(time), |mode| pod_to_pod::across_nodes(&mode, time))?
         }
         Measurement::Archives { folder } => {
             std::fs::write(folder.join("pause.tar"), images::pause_archive())?;

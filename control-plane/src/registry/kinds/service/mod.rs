@@ -2,6 +2,7 @@
 
 mod allocate;
 mod defaults;
+mod families;
 mod update;
 mod validate;
 
@@ -72,11 +73,14 @@ impl Strategy for Services {
 
     fn prepare_create(&self, object: &mut Value) {
         put(object, "status", json!({"loadBalancer": {}}));
+        update::twin_addresses(object);
+        families::settle(&allocate::ranges().families(), object, None);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         update::carry_over(new, old);
         defaults::fill_in(new);
+        families::settle(&allocate::ranges().families(), new, Some(old));
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {

@@ -127,3 +127,127 @@ fn columns() {
     assert_eq!((ports(&service).as_str(), external(&service).as_str()), ("80:30080/TCP", "<none>"));
     assert_eq!(external(&json!({"spec": {"type": "LoadBalancer"}})), "<pending>");
 }
+
+const BOTH: [&str; 2] = ["IPv4", "IPv6"];
+
+/// A Service in a cluster of both families, with addresses.
+fn dual(spec: Value, old: Option<&Value>) -> Value {
+    let mut service = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec});
+    Services.default(&mut service);
+    if let Some(old) = old {
+        update::carry_over(&mut service, old);
+    }
+    update::twin_addresses(&mut service);
+    families::settle(&BOTH, &mut service, old);
+    allocate::fill_in(&dual_ranges(), &mut service, &|_| false, 0).expect("free");
+    service
+}
+
+fn dual_ranges() -> ServiceRanges {
+    let addresses = ["10.96.0.0/16", "fd00:10:96::/112"].map(|range| range.parse().expect("a range")).to_vec();
+    ServiceRanges { addresses, node_ports: (30_000, 32_767) }
+}
+
+fn families_of(service: &Value) -> (Value, Value, Value) {
+    let spec = &service["spec"];
+    (spec["ipFamilyPolicy"].clone(), spec["ipFamilies"].clone(), spec["clusterIPs"].clone())
+}
+
+#[test]
+fn families_follow_the_policy() {
+    let ports = json!([{"port": 80}]);
+    let (four, six) = ("10.96.1.1", "fd00:10:96::101");
+    for (more, wanted) in [
+        (json!({}), ("SingleStack", json!(["IPv4"]), json!([four]))),
+        (json!({"ipFamilies": ["IPv6"]}), ("SingleStack", json!(["IPv6"]), json!([six]))),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            ("PreferDualStack", json!(["IPv4", "IPv6"]), json!([four, six])),
+        ),
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}),
+            ("RequireDualStack", json!(["IPv6", "IPv4"]), json!([six, four])),
+        ),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack", "clusterIP": "fd00:10:96::7"}),
+            ("PreferDualStack", json!(["IPv6", "IPv4"]), json!(["fd00:10:96::7", four])),
+        ),
+        (
+            json!({"clusterIP": "None", "selector": {"a": "b"}, "ipFamilyPolicy": "RequireDualStack"}),
+            ("RequireDualStack", json!(["IPv4", "IPv6"]), json!(["None"])),
+        ),
+    ] {
+        let mut spec = json!({"ports": ports});
+        spec.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let service = dual(spec, None);
+        assert_eq!(families_of(&service), (wanted.0.into(), wanted.1, wanted.2), "{more}");
+        assert_eq!(said(families::validate(&BOTH, &service)), [] as [&str; 0]);
+        assert_eq!(said(allocate::out_of_range(&dual_ranges(), &service)), [] as [&str; 0]);
+    }
+    let alone = made(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}));
+    assert_eq!(alone["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert!(said(Services.validate(&alone)).is_empty(), "one family is enough for it");
+}
+
+#[test]
+fn an_address_comes_and_goes_on_a_clients_word_alone() {
+    let single = dual(json!({"ports": [{"port": 80}]}), None);
+    let require = |spec: &Value, policy: &str| {
+        let mut spec = spec.clone();
+        spec["ipFamilyPolicy"] = policy.into();
+        spec
+    };
+    let both = dual(require(&single["spec"], "RequireDualStack"), Some(&single));
+    assert_eq!(both["spec"]["clusterIPs"], json!(["10.96.1.1", "fd00:10:96::101"]));
+    assert_eq!(said(Services.validate_update(&both, &single)), [] as [&str; 0]);
+    // A client that knows neither policy nor the plural changes nothing.
+    let old_client = dual(json!({"ports": [{"port": 81}], "clusterIP": "10.96.1.1"}), Some(&both));
+    assert_eq!(families_of(&old_client), families_of(&both));
+    let back = dual(require(&both["spec"], "SingleStack"), Some(&both));
+    assert_eq!(families_of(&back), families_of(&single));
+    assert_eq!(said(Services.validate_update(&back, &both)), [] as [&str; 0]);
+    // Made when the cluster had one family; that it has two now is nobody's wish.
+    let mut prefers = single.clone();
+    prefers["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+    assert_eq!(families_of(&dual(prefers["spec"].clone(), Some(&prefers))), families_of(&prefers));
+    let mut released = both["spec"].clone();
+    released["ipFamilies"] = json!(["IPv4"]);
+    assert_eq!(
+        said(Services.validate_update(&dual(released, Some(&both)), &both)),
+        [
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to release the secondary IP family"
+        ]
+    );
+}
+
+#[test]
+fn families_that_cannot_be_are_refused() {
+    let faults = |cluster: &[&str], spec: Value| said(families::validate(cluster, &made(spec)));
+    let ports = json!([{"port": 80}]);
+    assert_eq!(
+        faults(&["IPv4"], json!({"ports": ports, "ipFamilyPolicy": "RequireDualStack"})),
+        [
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"
+        ]
+    );
+    assert_eq!(
+        faults(&["IPv4"], json!({"ports": ports, "ipFamilies": ["IPv6"]})),
+        ["spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"]
+    );
+    assert_eq!(
+        faults(&BOTH, json!({"ports": ports, "ipFamilies": ["IPv4", "IPv4"]}))[0],
+        "spec.ipFamilies[1]: Duplicate value: \"IPv4\""
+    );
+    assert_eq!(
+        faults(&BOTH, json!({"ports": ports, "ipFamilies": ["IPv4", "IPv6"]})),
+        [
+            "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"
+        ]
+    );
+    assert_eq!(
+        faults(&BOTH, json!({"ports": ports, "clusterIP": "fd00:10:96::7", "ipFamilies": ["IPv4"]})),
+        [
+            "spec.clusterIPs[0]: Invalid value: \"fd00:10:96::7\": expected an IPv4 value as indicated by `ipFamilies[0]`"
+        ]
+    );
+}

@@ -4,13 +4,16 @@ use api::status::FieldError;
 use serde_json::{Value, json};
 
 use super::super::object::{child, keep_status, list, list_mut, number, put, remove, text, unset};
-use super::{has_cluster_ip, has_node_ports, is_external, is_headless};
+use super::{families, has_cluster_ip, has_node_ports, is_external, is_headless};
 
 /// Brings over what was allocated and the client left out, and drops what the new type has no use for.
 pub(super) fn carry_over(new: &mut Value, old: &Value) {
     keep_status(new, old);
     if has_cluster_ip(old) && has_cluster_ip(new) {
-        keep_address(new, old);
+        keep_addresses(new, old);
+    }
+    if has_cluster_ip(new) {
+        twin_addresses(new);
     }
     if has_node_ports(old) && has_node_ports(new) {
         keep_node_ports(new, old);
@@ -36,12 +39,27 @@ pub(super) fn carry_over(new: &mut Value, old: &Value) {
     }
 }
 
-/// A client that writes without an address means the one there is. One that changes only one of the twins means both.
-fn keep_address(new: &mut Value, old: &Value) {
+/// `clusterIP` is the first of `clusterIPs`.
+pub(super) fn twin_addresses(service: &mut Value) {
+    let Some(spec) = child(service, "spec") else { return };
+    let single = text(spec, "/clusterIP").to_owned();
+    let first = text(spec, "/clusterIPs/0").to_owned();
+    if !single.is_empty() && first.is_empty() {
+        put(spec, "clusterIPs", json!([single]));
+    } else if single.is_empty() && !first.is_empty() {
+        put(spec, "clusterIP", first);
+    }
+}
+
+/// A client that writes without an address means those there are, and one that knows `clusterIP` alone means both by the
+/// first. One that changes only one of the twins means both.
+fn keep_addresses(new: &mut Value, old: &Value) {
     let Some(spec) = child(new, "spec") else { return };
     let before = &old["spec"];
     if unset(spec, "clusterIP") && unset(spec, "clusterIPs") {
         put(spec, "clusterIP", before["clusterIP"].clone());
+    }
+    if unset(spec, "clusterIPs") && spec["clusterIP"] == before["clusterIP"] {
         put(spec, "clusterIPs", before["clusterIPs"].clone());
     } else if spec["clusterIP"] != before["clusterIP"] && spec["clusterIPs"] == before["clusterIPs"] {
         let address = spec["clusterIP"].clone();
@@ -86,13 +104,21 @@ pub(super) fn check(new: &Value, old: &Value) -> Vec<FieldError> {
     if external_name(new) || external_name(old) || is_headless(new) && is_headless(old) {
         return Vec::new();
     }
-    let (before, after) = (list(old, "/spec/clusterIPs"), list(new, "/spec/clusterIPs"));
-    let value = new["spec"]["clusterIPs"].clone();
-    match (before.first(), after.first()) {
-        (Some(_), None) => vec![FieldError::invalid("spec.clusterIPs[0]", value, "primary clusterIP can not be unset")],
-        (Some(was), Some(is)) if was != is => {
-            vec![FieldError::invalid("spec.clusterIPs[0]", value, "may not change once set")]
-        }
-        _ => Vec::new(),
+    let mut errors = addresses(new, old);
+    if is_headless(new) == is_headless(old) {
+        errors.extend(families::validate_update(new, old));
     }
+    errors
+}
+
+fn addresses(new: &Value, old: &Value) -> Vec<FieldError> {
+    let (before, after) = (list(old, "/spec/clusterIPs"), list(new, "/spec/clusterIPs"));
+    let invalid = |i: usize, why: &str| {
+        FieldError::invalid(format!("spec.clusterIPs[{i}]"), new["spec"]["clusterIPs"].clone(), why)
+    };
+    if after.is_empty() && !before.is_empty() {
+        return vec![invalid(0, "primary clusterIP can not be unset")];
+    }
+    let changed = (0..before.len().min(after.len())).filter(|i| before[*i] != after[*i]);
+    changed.map(|i| invalid(i, "may not change once set")).collect()
 }

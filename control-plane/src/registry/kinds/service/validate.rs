@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::check;
 use super::super::object::{list, number, text, unset};
-use super::{allocate, has_cluster_ip, is_external, is_headless};
+use super::{allocate, families, has_cluster_ip, is_external, is_headless};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
@@ -148,15 +148,7 @@ fn addresses(service: &Value) -> Vec<FieldError> {
         let why = "first value must match `clusterIP`";
         errors.push(FieldError::invalid("spec.clusterIPs", service["spec"]["clusterIPs"].clone(), why));
     }
-    let families = list(service, "/spec/ipFamilies");
-    let free = is_headless(service) && unset(&service["spec"], "selector");
-    if !free && text(service, "/spec/ipFamilyPolicy") == "RequireDualStack" {
-        let why = "this cluster is not configured for dual-stack services";
-        errors.push(FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", why));
-    }
-    for (i, family) in families.iter().filter_map(Value::as_str).enumerate().filter(|(_, f)| !free && *f == "IPv6") {
-        errors.push(FieldError::invalid(format!("spec.ipFamilies[{i}]"), family, "not configured on this cluster"));
-    }
+    errors.extend(families::validate(&allocate::ranges().families(), service));
     errors
 }
 
