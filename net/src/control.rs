@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -51,7 +52,12 @@ pub enum Answer {
 
 /// A part that answers some of the requests; each takes what is its own.
 pub trait Answers: Send + Sync {
-    fn answer<'a>(&'a self, request: &'a Request) -> futures::future::BoxFuture<'a, Option<Answer>>;
+    fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Option<Answer>>;
+
+    /// The daemon ends in order: says so to whom that matters.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Serves until dropped. A socket that a dead daemon left is replaced.
@@ -146,7 +152,6 @@ fn exchange(path: &Path, request: &Request, timeout: Duration) -> io::Result<Ans
 
 #[cfg(test)]
 mod tests {
-    use futures::future::BoxFuture;
     use serde_json::json;
 
     use super::*;
