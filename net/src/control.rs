@@ -3,6 +3,7 @@
 //! The CNI plugin `policy` asks that a pod's rules be in force before its first packet; `bosun net peers`, `routes` and
 //! `trace` ask for what they print. Only root can reach the socket (mode 0600).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -39,6 +40,17 @@ pub enum Request {
     Routes,
     /// What becomes of a packet from one pod (`NAMESPACE/POD`) to another or a Service (`NAMESPACE/NAME:PORT`).
     Trace { from: String, to: String },
+    /// On which nodes the ends of that packet are, as [`Ends`].
+    Ends { from: String, to: String },
+    /// How many packets were dropped on this node since its rules stand, by whose they were.
+    Drops,
+}
+
+/// On which nodes a traced packet begins and may end; those alone can probe and count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    pub source: String,
+    pub destinations: BTreeSet<String>,
 }
 
 /// An answer.
