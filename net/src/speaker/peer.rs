@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp::Family;
-use bgp::message::{Dialect, Message, Notification};
+use bgp::message::{Dialect, Message, Notification, Update};
 use bgp::rib::{Live, PeerId};
 use bgp::session::{Down, Input, Negotiated, Output, Session, Side, State, Timer};
 use tokio::io::Ready;
@@ -61,6 +61,8 @@ pub(super) struct Task {
     timers: BTreeMap<Timer, Instant>,
     established: Option<(Side, Box<Negotiated>)>,
     stale_until: Option<Instant>,
+    /// What was read and is not yet in the table.
+    updates: Vec<Update>,
     report: Report,
     bfd: Option<bfd::Watch>,
     was_waiting: bool,
@@ -91,6 +93,7 @@ impl Task {
             timers: BTreeMap::new(),
             established: None,
             stale_until: None,
+            updates: Vec::new(),
             report: Report::fresh(),
             bfd: None,
             was_waiting,
@@ -158,6 +161,9 @@ impl Task {
     }
 
     fn carry_out(&mut self, output: Output) {
+        if !matches!(output, Output::Update(_) | Output::Start(..)) {
+            self.update();
+        }
         match output {
             Output::Connect => {
                 let attempt = connect(self.config.clone(), CONNECT);
@@ -184,19 +190,29 @@ impl Task {
                     tracing::warn!("peer {}: {fault}", self.config.name);
                     self.report.last_error = Some((fault.to_string(), Instant::now()));
                 }
-                let ended = update.end_of_rib.is_some();
-                let mut rib = lock(&self.shared.rib);
-                rib.update(self.id, update);
-                if ended && rib.has_told_all(self.id) {
-                    self.stale_until = None;
-                }
-                let excess = rib.excess(self.id);
-                drop(rib);
-                self.end_by(excess);
+                self.updates.push(update);
             }
             Output::Refresh(family) => lock(&self.shared.rib).refresh(self.id, family),
             Output::Down(down) => self.down(&down),
         }
+    }
+
+    /// Takes in what the peer told: all that was read together, since the table is shared.
+    fn update(&mut self) {
+        if self.updates.is_empty() {
+            return;
+        }
+        let mut rib = lock(&self.shared.rib);
+        for update in std::mem::take(&mut self.updates) {
+            let ended = update.end_of_rib.is_some();
+            rib.update(self.id, update);
+            if ended && rib.has_told_all(self.id) {
+                self.stale_until = None;
+            }
+        }
+        let excess = rib.excess(self.id);
+        drop(rib);
+        self.end_by(excess);
     }
 
     fn send(&mut self, side: Side, message: &Message) {
@@ -282,6 +298,7 @@ impl Task {
             at = end;
             self.handle(Input::Received(side, message));
         }
+        self.update();
         if let Some(connection) = &mut self.connections[side as usize] {
             connection.consume(at);
         }
