@@ -35,6 +35,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Whether there was a first look.
+    pub fn has_begun(&self) -> bool {
+        self.seen.is_some()
+    }
+
     /// What to tell now: each counter at most so often, with all that was not told of it. What was dropped before the
     /// first look is not new.
     pub fn look(&mut self, counts: Counts, now: Instant) -> Vec<(String, u64)> {

@@ -341,6 +341,10 @@ impl Worker {
         match outcome {
             Ok(step) => {
                 self.generation = generation();
+                if !self.watch.has_begun() {
+                    // What is counted from here on is new.
+                    self.watch.look(counts().await, std::time::Instant::now());
+                }
                 // No pod may begin while flows of its predecessor stand.
                 if self.keeper.as_ref().is_some_and(Keeper::has_moved) {
                     self.end_flows().await;
