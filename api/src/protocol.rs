@@ -8,6 +8,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// The API's word; absent is TCP.
     pub fn parse(text: Option<&str>) -> Option<Self> {
         match text {

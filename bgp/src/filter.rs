@@ -1,6 +1,8 @@
 //! Which routes come in and go out: rules with the fields of Calico's BGPFilter. The first rule that matches decides; where
 //! none does, a route is accepted.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::{Attributes, Community};
@@ -26,6 +28,10 @@ pub struct Rule {
     pub prefix_length: Option<Lengths>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// The interface that leads to the next hop, by a pattern of BIRD's: `*` is any text, `?` any letter. A route of this
+    /// node's own has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_type: Option<PeerType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +159,11 @@ impl Rules {
     pub fn same_import(&self, other: &Self) -> bool {
         self.import == other.import
     }
+
+    /// Whether routes that were accepted may be rejected by other interfaces.
+    pub fn import_by_interface(&self) -> bool {
+        self.import.iter().flatten().any(|rule| rule.interface.is_some())
+    }
 }
 
 /// A route as a rule sees it.
@@ -164,6 +175,39 @@ pub struct Subject<'a> {
     /// Told by a peer.
     pub remote: bool,
     pub peer: PeerType,
+    pub links: &'a Links,
+}
+
+/// The prefixes that are on a link of this node, and the interface's name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Links(Vec<(Prefix, Box<str>)>);
+
+impl Links {
+    pub fn new(links: impl IntoIterator<Item = (Prefix, Box<str>)>) -> Self {
+        let mut links: Vec<_> = links.into_iter().collect();
+        // The longest prefix first.
+        links.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.length()));
+        Self(links)
+    }
+
+    /// Empty where no link leads there.
+    fn interface(&self, address: IpAddr) -> &str {
+        let host = Prefix::new(address, Family::of(address).bits());
+        let link = self.0.iter().find(|(prefix, _)| host.is_some_and(|host| prefix.contains(&host)));
+        link.map_or("", |(_, name)| name)
+    }
+}
+
+/// Whether a text is of a pattern with `*` and `?`.
+fn is_like(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => (0..=text.len()).any(|at| is_like(rest, &text[at..])),
+        (Some((b'?', pattern)), Some((_, text))) => is_like(pattern, text),
+        (Some((a, pattern)), Some((b, text))) => a == b && is_like(pattern, text),
+        _ => false,
+    }
 }
 
 /// What a list of rules says.
@@ -207,6 +251,10 @@ impl Rule {
         let communities = self.communities.as_ref();
         self.matches_prefix(subject.prefix)
             && (self.source.is_none() || subject.remote)
+            && self.interface.as_ref().is_none_or(|pattern| {
+                let interface = subject.links.interface(subject.attributes.next_hop.address);
+                is_like(pattern.as_bytes(), interface.as_bytes())
+            })
             && self.peer_type.is_none_or(|kind| kind == subject.peer)
             && communities.is_none_or(|wanted| wanted.values.iter().all(|value| subject.attributes.has(*value)))
             && self.priority.is_none_or(|priority| subject.priority == Some(priority))
@@ -256,13 +304,19 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
+    fn net(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
     fn verdict(rules: &[Rule], prefix: &str) -> Verdict {
         let mut attributes = Attributes::new(NextHop::of([192, 0, 2, 1].into()));
         attributes.as_path = AsPath::sequence(&[65001, 65002]);
         attributes.add("65001:7".parse().unwrap());
         let prefix = prefix.parse().unwrap();
+        let links = Links::new([(net("192.0.0.0/8"), "wide".into()), (net("192.0.2.0/24"), "eth0".into())]);
+        let kind = PeerType::External;
         let subject =
-            Subject { prefix, attributes: &attributes, priority: None, remote: true, peer: PeerType::External };
+            Subject { prefix, attributes: &attributes, priority: None, remote: true, peer: kind, links: &links };
         judge(rules, &subject)
     }
 
@@ -309,6 +363,18 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_matches_by_pattern_and_the_nearest_link() {
+        for (pattern, matches) in
+            [("eth0", true), ("eth*", true), ("e?h?", true), ("*", true), ("*0*", true), ("wide", false), ("et", false)]
+        {
+            let list = rules(&format!(r#"[{{"interface": "{pattern}", "action": "Reject"}}]"#));
+            assert_eq!(verdict(&list, "10.0.0.0/8") == Verdict::Reject, matches, "{pattern}");
+        }
+        let elsewhere = Links::default();
+        assert_eq!(elsewhere.interface([192, 0, 2, 1].into()), "");
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_named() {
         let filter = |json| serde_json::from_str::<Filter>(json).unwrap().check().unwrap_err().to_string();
         assert_eq!(
@@ -319,7 +385,7 @@ mod tests {
             filter(r#"{"importV6": [{"cidr": "fd00::/8", "action": "Accept"}]}"#),
             "importV6[0]: cidr and matchOperator must both be set or both be left out"
         );
-        let unknown = serde_json::from_str::<Filter>(r#"{"exportV4": [{"interface": "eth0", "action": "Accept"}]}"#);
-        assert!(unknown.unwrap_err().to_string().starts_with("unknown field `interface`"));
+        let unknown = serde_json::from_str::<Filter>(r#"{"exportV4": [{"device": "eth0", "action": "Accept"}]}"#);
+        assert!(unknown.unwrap_err().to_string().starts_with("unknown field `device`"));
     }
 }

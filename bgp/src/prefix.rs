@@ -1,7 +1,7 @@
 //! Address prefixes, five bytes for IPv4 and seventeen for IPv6, because a table holds a million of them.
 
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -56,10 +56,24 @@ impl fmt::Display for Family {
 }
 
 /// A prefix of one family, the host bits being zero. `N` is the number of bytes of an address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Net<const N: usize> {
     address: [u8; N],
     length: u8,
+}
+
+/// What sixteen neighbours have in common, then which of them it is.
+impl<const N: usize> Hash for Net<N> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let address = self.address.iter().fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+        let bits = address.checked_shr((N * 8) as u32 - u32::from(self.length)).unwrap_or(0);
+        let common = bits >> 4;
+        if N > 4 {
+            state.write_u64((common >> 64) as u64);
+        }
+        state.write_u64((common as u64).rotate_left(8) ^ u64::from(self.length));
+        state.write_u8(bits as u8 & 15);
+    }
 }
 
 pub type Net4 = Net<4>;

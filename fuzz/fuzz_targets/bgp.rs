@@ -65,6 +65,7 @@ fn table() -> Rib {
         identifier: Ipv4Addr::new(192, 0, 2, 1),
         cluster_id: None,
         maximum_paths: 16,
+        links: Default::default(),
         addresses: vec!["2001:db8::1".parse().expect("an address")],
     };
     let mut rib = Rib::new(identity, false);

@@ -47,11 +47,21 @@ pub struct Flow {
 
 /// The table of the namespace it was opened in.
 pub trait Conntrack: Send {
+    /// All flows.
+    ///
+    /// # Errors
+    /// Where the kernel has no connection tracking, or refuses.
+    fn all(&mut self) -> Result<Vec<Flow>, Error>;
+
     /// Flows of one IP protocol.
     ///
     /// # Errors
     /// Where the kernel has no connection tracking, or refuses.
-    fn flows(&mut self, protocol: u8) -> Result<Vec<Flow>, Error>;
+    fn flows(&mut self, protocol: u8) -> Result<Vec<Flow>, Error> {
+        let mut flows = self.all()?;
+        flows.retain(|flow| flow.protocol == protocol);
+        Ok(flows)
+    }
 
     /// Forgets a flow. `false` where it was gone.
     ///
@@ -89,10 +99,10 @@ impl Emitable for Request {
 }
 
 impl Conntrack for Kernel {
-    fn flows(&mut self, protocol: u8) -> Result<Vec<Flow>, Error> {
+    fn all(&mut self) -> Result<Vec<Flow>, Error> {
         let all = Request { family: libc::AF_UNSPEC as u8, attributes: Vec::new() };
         let parts = self.0.dump(GET, &all).map_err(|source| Error { verb: "list", source })?;
-        Ok(parts.iter().filter_map(|part| read_flow(part)).filter(|flow| flow.protocol == protocol).collect())
+        Ok(parts.iter().filter_map(|part| read_flow(part)).collect())
     }
 
     fn delete(&mut self, flow: &Flow) -> Result<bool, Error> {
@@ -172,10 +182,9 @@ impl Fake {
 }
 
 impl Conntrack for Fake {
-    fn flows(&mut self, protocol: u8) -> Result<Vec<Flow>, Error> {
+    fn all(&mut self) -> Result<Vec<Flow>, Error> {
         self.check("list")?;
-        let flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(flows.iter().copied().filter(|flow| flow.protocol == protocol).collect())
+        Ok(self.flows.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn delete(&mut self, flow: &Flow) -> Result<bool, Error> {

@@ -5,7 +5,7 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 
@@ -95,6 +95,21 @@ pub fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     }
     bind(made.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(made.into())
+}
+
+/// A raw socket of IPv4: what is sent is the payload of one IP protocol, what comes is whole packets of it, also where the
+/// kernel does not know the protocol. Ports of addresses mean nothing.
+///
+/// # Errors
+/// Where the caller may not.
+pub fn raw(protocol: u8) -> io::Result<UdpSocket> {
+    // SAFETY: socket(2) takes no memory of ours; nix does not know every protocol.
+    let made = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.into()) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) }.into())
 }
 
 /// Each datagram comes with its TTL or hop limit, for [`receive`].

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod file;
+pub mod http;
 pub mod kubeconfig;
 pub mod logging;
 pub mod pki;

@@ -105,8 +105,9 @@ pub struct Invalid {
 }
 
 /// [`Bgp`]'s fields.
-const BGP: [&str; 8] = [
+const BGP: [&str; 10] = [
     "asNumber",
+    "communities",
     "filters",
     "listenPort",
     "nodeMeshBfd",
@@ -114,6 +115,7 @@ const BGP: [&str; 8] = [
     "nodeMeshPassword",
     "nodeToNodeMeshEnabled",
     "peers",
+    "prefixAdvertisements",
 ];
 
 const KEYS: [&str; 12] = [
@@ -296,7 +298,7 @@ mod tests {
         assert_eq!(config.ranges.load_balancer.len(), 1);
         for (key, value, told) in [
             ("asNumber", "many", "asNumber: \"many\" cannot be meant: invalid type: string"),
-            ("peers", "- reachableBy: 192.0.2.1", "peers: \"- reachableBy: 192.0.2.1\" cannot be meant: unknown field"),
+            ("peers", "- reachedBy: 192.0.2.1", "peers: \"- reachedBy: 192.0.2.1\" cannot be meant: unknown field"),
             ("peers", "{", "peers: \"{\" cannot be meant: "),
         ] {
             let error = read(&[(key, value)]).unwrap_err();

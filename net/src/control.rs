@@ -3,6 +3,7 @@
 //! The CNI plugin `policy` asks that a pod's rules be in force before its first packet; `bosun net peers`, `routes` and
 //! `trace` ask for what they print. Only root can reach the socket (mode 0600).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -38,6 +40,17 @@ pub enum Request {
     Routes,
     /// What becomes of a packet from one pod (`NAMESPACE/POD`) to another or a Service (`NAMESPACE/NAME:PORT`).
     Trace { from: String, to: String },
+    /// On which nodes the ends of that packet are, as [`Ends`].
+    Ends { from: String, to: String },
+    /// How many packets were dropped on this node since its rules stand, by whose they were.
+    Drops,
+}
+
+/// On which nodes a traced packet begins and may end; those alone can probe and count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    pub source: String,
+    pub destinations: BTreeSet<String>,
 }
 
 /// An answer.
@@ -51,7 +64,12 @@ pub enum Answer {
 
 /// A part that answers some of the requests; each takes what is its own.
 pub trait Answers: Send + Sync {
-    fn answer<'a>(&'a self, request: &'a Request) -> futures::future::BoxFuture<'a, Option<Answer>>;
+    fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Option<Answer>>;
+
+    /// The daemon ends in order: says so to whom that matters.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Serves until dropped. A socket that a dead daemon left is replaced.
@@ -146,7 +164,6 @@ fn exchange(path: &Path, request: &Request, timeout: Duration) -> io::Result<Ans
 
 #[cfg(test)]
 mod tests {
-    use futures::future::BoxFuture;
     use serde_json::json;
 
     use super::*;

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -14,6 +15,9 @@ pub struct Options {
     /// Where plugins and the command ask
     #[arg(long, value_name = "PATH", default_value = crate::control::SOCKET)]
     pub socket: PathBuf,
+    /// Where to serve /metrics
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9091")]
+    pub metrics_bind_address: SocketAddr,
     /// Where to write the CNI configuration list; without it none is written
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,

@@ -36,12 +36,17 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     let state = options.socket.with_extension("");
     let ground = Ground { client, node: node.to_lowercase().into(), cni_conf_dir: options.cni_conf_dir, state };
     let mut tasks = JoinSet::new();
-    let parts: Vec<Arc<dyn Answers>> =
-        vec![policy::start(ground.clone(), &mut tasks).await?, routes::start(ground, &mut tasks).await?];
+    let parts: Arc<Vec<Arc<dyn Answers>>> = Arc::new(vec![
+        policy::start(ground.clone(), options.metrics_bind_address, &mut tasks).await?,
+        routes::start(ground, &mut tasks).await?,
+    ]);
     let listener = control::listen(&options.socket)
         .with_context(|| format!("cannot listen on the control socket {}", options.socket.display()))?;
-    tasks.spawn(control::serve(listener, Arc::new(parts)));
+    tasks.spawn(control::serve(listener, Arc::clone(&parts)));
     stop.stopped().await;
+    for part in parts.iter() {
+        part.end().await;
+    }
     tasks.shutdown().await;
     Ok(())
 }

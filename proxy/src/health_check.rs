@@ -2,16 +2,18 @@
 //! traffic stays on the node. One small HTTP server for each such Service, with kube-proxy's answers.
 
 use std::collections::BTreeMap;
+use std::future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::{Response, StatusCode};
+use lifecycle::http::listen;
 use tokio::task::JoinSet;
 
 use crate::model::{Facts, Name, NodePorts};
 use crate::plan::HealthCheck;
-use crate::server::{Health, listen};
+use crate::server::Health;
 
 #[derive(Debug)]
 pub struct HealthChecks {
@@ -58,7 +60,7 @@ impl HealthChecks {
         let mut tasks = JoinSet::new();
         for ip in &addresses {
             let (service, count, health) = (name.clone(), ready.clone(), self.health.clone());
-            let answer = move |_: &str| answer(&service, count.load(Ordering::Relaxed), health.is_alive());
+            let answer = move |_| future::ready(answer(&service, count.load(Ordering::Relaxed), health.is_alive()));
             match listen(SocketAddr::new(*ip, check.port), answer).await {
                 Ok(server) => drop(tasks.spawn(server)),
                 // The host has no IPv6.

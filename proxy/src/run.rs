@@ -1,6 +1,7 @@
 //! The daemon: watches feed the model, the model goes to the kernel, soon after the first change of a burst.
 
 use std::collections::{BTreeMap, HashSet};
+use std::future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -12,6 +13,7 @@ use kernel::netlink::Network;
 use kernel::nftables::Nft;
 use kernel::{conntrack, netlink, sysctl};
 use lifecycle::Stop;
+use lifecycle::http::listen;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
@@ -24,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::model::{Facts, NodePorts, PodSource};
 use crate::nftables::Tables;
 use crate::parameters;
-use crate::server::{Health, Pages, listen};
+use crate::server::{Health, Pages};
 use crate::sync::{Change, Proxier, Step};
 use crate::watch::{self, News, NodeNews, Source};
 
@@ -58,7 +60,7 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     let addresses: HashSet<_> = [config.healthz, config.metrics].into_iter().flatten().collect();
     for address in addresses {
         let pages = pages.clone();
-        tasks.spawn(listen(address, move |path: &str| pages.answer(path)).await?);
+        tasks.spawn(listen(address, move |path| future::ready(pages.answer(&path))).await?);
     }
     let (mode, ipvs) = (config.mode, config.ipvs.clone());
     tokio::task::spawn_blocking(move || sweep(Some(mode), ipvs)).await??;

@@ -1,21 +1,11 @@
 //! /healthz and /livez on 10256, /metrics on 10249.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use hyper::{Response, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
 use crate::metrics::{self, Metrics};
 
@@ -113,41 +103,4 @@ impl Pages {
         *response.status_mut() = status;
         response
     }
-}
-
-/// Binds now and serves until the task is dropped, connections included. `answer` gets the path.
-///
-/// # Errors
-/// Where the address is taken.
-pub async fn listen(
-    address: SocketAddr,
-    answer: impl Fn(&str) -> Response<String> + Clone + Send + 'static,
-) -> anyhow::Result<impl Future<Output = ()>> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    Ok(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let stream = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
-            };
-            let stream = match stream {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!("cannot accept on {address}: {error}");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-            };
-            let answer = answer.clone();
-            connections.spawn(async move {
-                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                    let response = answer(request.uri().path());
-                    std::future::ready(Ok::<_, Infallible>(response.map(|body| Full::new(Bytes::from(body)))))
-                });
-                // A client that goes away midway is its own affair.
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    })
 }

@@ -11,11 +11,10 @@ fn policy(name: &str, pods: &str, rules: &str) -> String {
     )
 }
 
-/// The daemon of the node that `from` runs on says what becomes of a packet.
+/// What becomes of a packet, by the daemons of the nodes that `from` and `to` run on.
 fn trace(kubectl: &Kubectl<'_>, from: &str, to: &str) -> String {
-    let node = kubectl.field(&format!("pod/{from}"), "{.spec.nodeName}");
     let [from, to] = [from, to].map(|place| format!("{}/{place}", kubectl.namespace));
-    let said = kubectl.cluster.bosun(&["net", "trace", &from, &to, "--node", &node]);
+    let said = kubectl.cluster.bosun(&["net", "trace", &from, &to]);
     format!("{}{}", text(&said.stdout), text(&said.stderr))
 }
 
@@ -28,6 +27,18 @@ fn traced(kubectl: &Kubectl<'_>, from: &str, to: &str, words: &[&str]) {
     }
     assert!(words.iter().all(|word| last.contains(word)), "not {words:?}: {last}");
     assert!(!last.contains("DIFFERS"), "{last}");
+}
+
+/// An Event of the pod says what was dropped, by which policy.
+fn dropped(kubectl: &Kubectl<'_>, pod: &str, words: &str) {
+    let of_pod = format!("--field-selector=involvedObject.name={pod},reason=NetworkPolicyDropped");
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut said = String::new();
+    while !said.contains(words) || !said.contains("isolated by NetworkPolicy deny") {
+        assert!(Instant::now() < until, "no Event of what was dropped: {said}");
+        std::thread::sleep(Duration::from_secs(1));
+        said = kubectl.try_run(&["get", "events", &of_pod, "-o", "jsonpath={.items[*].message}"]).unwrap_or_default();
+    }
 }
 
 pub fn trace_says_why(kubectl: &Kubectl<'_>) {
@@ -47,12 +58,13 @@ pub fn trace_says_why(kubectl: &Kubectl<'_>) {
     kubectl.apply(&policy("deny", "web", r#""policyTypes": ["Ingress"]"#));
     let namespace = &kubectl.namespace;
     let isolated = format!("DROPPED: isolated by {namespace}/deny");
-    let counted = format!("packets dropped meanwhile: ingress of {namespace}/web");
     // Counted where it is dropped, on the node of `web`.
     let place = |pod: &str| kubectl.field(&format!("pod/{pod}"), "{.spec.nodeName}");
-    let counted = if place("client") == place("web") { counted.as_str() } else { "nothing came back" };
-    traced(kubectl, "client", "web:80", &[&isolated, "foretold   dropped", "nothing came back", counted]);
+    let node = if place("client") == place("web") { String::new() } else { format!(" on node {}", place("web")) };
+    let counted = format!("packets dropped meanwhile{node}: ingress of {namespace}/web");
+    traced(kubectl, "client", "web:80", &[&isolated, "foretold   dropped", "nothing came back", &counted]);
     assert!(get("client").is_err());
+    dropped(kubectl, "web", "of ingress, the last from ");
 
     let allow =
         r#""ingress": [{"from": [{"podSelector": {"matchLabels": {"run": "client"}}}], "ports": [{"port": 8080}]}]"#;

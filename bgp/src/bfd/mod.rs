@@ -147,8 +147,11 @@ impl Session {
     /// The state machine of section 6.2.
     fn step(&mut self, packet: &Packet) -> Vec<Output> {
         match (self.state, packet.state) {
-            (State::Init | State::Up, State::AdminDown) | (State::Up, State::Down) => {
-                self.fall(Diagnostic::NeighbourSignaled, packet.independent)
+            (State::Up, State::Down) => self.fall(Diagnostic::NeighbourSignaled, packet.independent),
+            // The administrator's word says nothing of the way there (RFC 5882 section 3.2).
+            (State::Init | State::Up, State::AdminDown) => {
+                self.fall(Diagnostic::NeighbourSignaled, packet.independent);
+                Vec::new()
             }
             (State::Down, State::Down) => {
                 self.state = State::Init;

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::prefix::Family;
+
 /// The longest shutdown communication, in bytes of UTF-8.
 const COMMUNICATION: usize = 255;
 
@@ -40,6 +42,7 @@ errors! {
     UNEXPECTED_IN_OPEN_SENT = 5 / 1;
     UNEXPECTED_IN_OPEN_CONFIRM = 5 / 2;
     UNEXPECTED_IN_ESTABLISHED = 5 / 3;
+    MAXIMUM_PREFIXES = 6 / 1;
     ADMINISTRATIVE_SHUTDOWN = 6 / 2;
     DECONFIGURED = 6 / 3;
     ADMINISTRATIVE_RESET = 6 / 4;
@@ -73,6 +76,19 @@ impl Notification {
         }
         let length = u8::try_from(end).unwrap_or(u8::MAX);
         Self::with(kind, [&[length][..], &words.as_bytes()[..end]].concat())
+    }
+
+    /// The peer told more prefixes of a family than it may (RFC 4486 section 4).
+    pub fn maximum_prefixes(family: Family, bound: u32) -> Self {
+        let [high, low] = family.afi().to_be_bytes();
+        Self::with(MAXIMUM_PREFIXES, [&[high, low, 1][..], &bound.to_be_bytes()].concat())
+    }
+
+    /// Of which family, and how many at most, where that is said.
+    fn bound(&self) -> Option<(Family, u32)> {
+        let (MAXIMUM_PREFIXES, [high, low, safi, bound @ ..]) = (self.kind(), &self.data[..]) else { return None };
+        let family = Family::from_wire(u16::from_be_bytes([*high, *low]), *safi)?;
+        Some((family, u32::from_be_bytes(bound.try_into().ok()?)))
     }
 
     /// What the peer said in its own words (RFC 9003); none where it said nothing, or not as UTF-8.
@@ -143,7 +159,7 @@ impl Notification {
             UNEXPECTED_IN_OPEN_SENT => "unexpected message in OpenSent state",
             UNEXPECTED_IN_OPEN_CONFIRM => "unexpected message in OpenConfirm state",
             UNEXPECTED_IN_ESTABLISHED => "unexpected message in Established state",
-            (6, 1) => "maximum number of prefixes reached",
+            MAXIMUM_PREFIXES => "maximum number of prefixes reached",
             ADMINISTRATIVE_SHUTDOWN => "administrative shutdown",
             DECONFIGURED => "peer de-configured",
             ADMINISTRATIVE_RESET => "administrative reset",
@@ -169,6 +185,9 @@ impl fmt::Display for Notification {
         write!(f, " ({}/{})", self.code, self.subcode)?;
         if self.kind() == HARD_RESET && self.data.len() >= 2 {
             return write!(f, ": {}", self.inner());
+        }
+        if let Some((family, bound)) = self.bound() {
+            return write!(f, ": more than {bound} of {family}");
         }
         match (self.communication(), self.data.len()) {
             // Escaped: what a peer says goes to logs and terminals.
@@ -203,6 +222,9 @@ mod tests {
             "cease: hard reset (6/9): cease: administrative shutdown (6/2): \"upgrade \\u{1b}[31m at 7\""
         );
         assert_eq!(told.clone().hard().hard().inner(), told);
+        let many = Notification::maximum_prefixes(Family::Ipv6, 1000);
+        assert_eq!(many.data, [0, 2, 1, 0, 0, 3, 0xe8]);
+        assert_eq!(says(&many), "cease: maximum number of prefixes reached (6/1): more than 1000 of IPv6");
     }
 
     #[test]

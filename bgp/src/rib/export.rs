@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::table::{LOCAL, Path, PeerId};
-use super::{Live, Peer, Rib, peer_type};
+use super::{Live, NextHopMode, Peer, Rib, peer_type};
 use crate::attributes::{Attributes, Community, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, NextHop};
 use crate::filter::{self, Subject, Verdict};
 use crate::message::update::{announce, end_of_rib, withdraw};
@@ -14,9 +14,37 @@ use crate::prefix::{Family, Prefix};
 /// Prefixes that are told the same: their attributes, by address, who told them, and the export rule they met.
 type Group = (usize, PeerId, Verdict);
 
+/// Asks for one peer, of one prefix after the other: those that share a path share the answer, where no rule looks at
+/// prefixes.
+pub(super) struct Exporter<'a> {
+    rib: &'a Rib,
+    id: PeerId,
+    last: Option<(Family, Path, Option<Verdict>)>,
+}
+
+impl<'a> Exporter<'a> {
+    pub(super) fn new(rib: &'a Rib, id: PeerId) -> Self {
+        Self { rib, id, last: None }
+    }
+
+    /// Whether and how the peer is told of a path.
+    pub(super) fn verdict(&mut self, prefix: Prefix, path: &Path) -> Option<Verdict> {
+        let family = prefix.family();
+        if let Some((_, _, verdict)) = self.last.as_ref().filter(|(f, known, _)| *f == family && known.same(path)) {
+            return *verdict;
+        }
+        let verdict = self.rib.export(self.id, prefix, path);
+        let peer = self.rib.peers.get(&self.id);
+        if peer.is_none_or(|peer| peer.policy.rules.export(family).is_empty()) {
+            self.last = Some((family, path.clone(), verdict));
+        }
+        verdict
+    }
+}
+
 impl Rib {
     /// Whether and how a peer is told of a path.
-    pub(super) fn export(&self, id: PeerId, prefix: Prefix, path: &Path) -> Option<Verdict> {
+    fn export(&self, id: PeerId, prefix: Prefix, path: &Path) -> Option<Verdict> {
         let peer = self.peers.get(&id)?;
         let live = peer.live.as_ref()?;
         let family = prefix.family();
@@ -30,6 +58,7 @@ impl Rib {
             priority: path.priority.map(u32::from),
             remote: path.peer != LOCAL,
             peer: peer_type(live.negotiated.dialect.external),
+            links: &self.identity.links,
         };
         Some(filter::judge(peer.policy.rules.export(family), &subject)).filter(|verdict| *verdict != Verdict::Reject)
     }
@@ -59,9 +88,11 @@ impl Rib {
         let usable = |address: IpAddr| {
             Family::of(address) == family || family == Family::Ipv4 && live.negotiated.dialect.extended_next_hop
         };
-        let kept = (self.is_internal(path) && !live.negotiated.dialect.external)
-            || peer.policy.keep_original_next_hop
-            || path.peer == LOCAL;
+        let kept = match peer.policy.next_hop_mode {
+            NextHopMode::Auto => self.is_internal(path) && !live.negotiated.dialect.external || path.peer == LOCAL,
+            NextHopMode::Keep => true,
+            NextHopMode::Itself => path.peer == LOCAL,
+        };
         if kept && !given.address.is_unspecified() {
             return usable(given.address).then_some(given);
         }
@@ -112,9 +143,11 @@ impl Rib {
             return out;
         }
         let taken = self.pending.get_mut(&id).map(|pending| pending.take(most)).unwrap_or_default();
-        let sent = self.encode(id, &taken, &mut out);
+        if let Some((first, _)) = taken.first() {
+            let unsaid = self.encode(id, &taken, &mut out);
+            self.count_sent(id, first.family(), -unsaid);
+        }
         let (Some(peer), Some(pending)) = (self.peers.get_mut(&id), self.pending.get(&id)) else { return out };
-        peer.counts.sent = peer.counts.sent.saturating_add_signed(sent);
         let done: Vec<Family> = peer.owed.iter().copied().filter(|family| pending.is_empty_of(*family)).collect();
         for family in done {
             peer.owed.remove(&family);
@@ -123,39 +156,46 @@ impl Rib {
         out
     }
 
-    /// Appends the UPDATEs about prefixes of one family; how many more the peer knows then.
+    /// Appends the UPDATEs about prefixes of one family; of how many the attributes fit into no message.
     fn encode(&self, id: PeerId, prefixes: &[(Prefix, bool)], out: &mut Vec<u8>) -> isize {
         let Some(peer) = self.peers.get(&id) else { return 0 };
         let (Some(live), Some((first, _))) = (&peer.live, prefixes.first()) else { return 0 };
         let (family, dialect) = (first.family(), &live.negotiated.dialect);
-        let mut groups: BTreeMap<Group, (Path, Vec<Prefix>)> = BTreeMap::new();
+        let mut exporter = Exporter::new(self, id);
+        let mut index: BTreeMap<Group, usize> = BTreeMap::new();
+        let mut groups: Vec<(Path, Verdict, Vec<Prefix>)> = Vec::new();
+        let mut last = None;
         let mut gone = Vec::new();
-        let mut change = 0;
         for (prefix, told) in prefixes {
-            let best = self.selection(*prefix).best;
-            let exported = best.and_then(|path| self.export(id, *prefix, &path).map(|verdict| (path, verdict)));
+            let used = self.used(*prefix);
+            let exported = used.first().and_then(|path| Some((path, exporter.verdict(*prefix, path)?)));
             match exported {
                 Some((path, verdict)) => {
-                    change += isize::from(!told);
                     let key = (Arc::as_ptr(&path.attributes) as usize, path.peer, verdict);
-                    groups.entry(key).or_insert_with(|| (path, Vec::new())).1.push(*prefix);
+                    let at = match last {
+                        Some((known, at)) if known == key => at,
+                        _ => *index.entry(key).or_insert_with(|| {
+                            groups.push((path.clone(), verdict, Vec::new()));
+                            groups.len() - 1
+                        }),
+                    };
+                    last = Some((key, at));
+                    groups[at].2.push(*prefix);
                 }
-                None if *told => {
-                    change -= 1;
-                    gone.push(*prefix);
-                }
+                None if *told => gone.push(*prefix),
                 None => {}
             }
         }
         withdraw(family, &gone, dialect, out);
-        for ((_, _, verdict), (path, mut prefixes)) in groups {
+        let mut unsaid = 0;
+        for (path, verdict, mut prefixes) in groups {
             prefixes.sort_unstable();
             let attributes = self.handed_on(peer, live, family, &path, verdict);
             if !attributes.is_some_and(|attributes| announce(&attributes, &prefixes, dialect, out)) {
                 withdraw(family, &prefixes, dialect, out);
-                change -= isize::try_from(prefixes.len()).unwrap_or(isize::MAX);
+                unsaid += isize::try_from(prefixes.len()).unwrap_or(isize::MAX);
             }
         }
-        change
+        unsaid
     }
 }

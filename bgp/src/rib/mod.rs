@@ -6,23 +6,26 @@
 //!
 //! Source: RFC 4271 section 9, 4456 (reflection), 4724 (restart).
 
+mod change;
 mod export;
 mod select;
 mod table;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::attributes::{AsPath, Attributes, Community, NextHop};
-use crate::filter::{self, PeerType, Rules, Subject, Verdict};
+use crate::filter::{self, Links, PeerType, Rules, Subject, Verdict};
 use crate::message::Update;
 use crate::prefix::{Family, Prefix};
 use crate::session::Negotiated;
 
+use export::Exporter;
 use select::Origin;
 pub use select::Selection;
-use table::{Interner, Pending, Replaced, Tables};
+use table::{Interner, Pending, Tables};
 pub use table::{LOCAL, Path, PeerId};
 
 /// What this speaker is.
@@ -36,19 +39,36 @@ pub struct Identity {
     pub maximum_paths: usize,
     /// This node's addresses, as next hops where a session's own address is of the other family.
     pub addresses: Vec<IpAddr>,
+    /// By which filters know a route's interface.
+    pub links: Arc<Links>,
+}
+
+/// Which next hop a peer is told, with Calico's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum NextHopMode {
+    /// This node for what is told to or came from another AS, else the path's.
+    #[default]
+    Auto,
+    /// This node.
+    #[serde(rename = "Self")]
+    Itself,
+    /// The path's.
+    Keep,
 }
 
 /// How routes of and to a peer are dealt with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     pub rules: Arc<Rules>,
-    pub keep_original_next_hop: bool,
+    pub next_hop_mode: NextHopMode,
     /// How often this AS may be in a path from the peer.
     pub allowed_local_as: usize,
     /// Routes from it and to it are reflected.
     pub reflector_client: bool,
     /// What this side calls itself to the peer, where not by the speaker's AS.
     pub local_as: Option<u32>,
+    /// How many prefixes of a family it may tell.
+    pub max_prefixes: Option<u32>,
 }
 
 const NOBODY: Origin =
@@ -67,6 +87,7 @@ pub struct Live {
 pub struct Counts {
     pub received: usize,
     pub accepted: usize,
+    /// Those on their way included.
     pub sent: usize,
 }
 
@@ -86,7 +107,8 @@ struct Peer {
     owed: BTreeSet<Family>,
     /// Families of which the peer's End-of-RIB has not come.
     unheard: BTreeSet<Family>,
-    counts: Counts,
+    /// By family.
+    counts: [Counts; 2],
 }
 
 /// A route of this node.
@@ -102,7 +124,8 @@ pub struct Origination {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub prefix: Prefix,
-    pub next_hops: Vec<NextHop>,
+    /// Shared by prefixes of the same path.
+    pub next_hops: Arc<[NextHop]>,
     /// The metric that an import rule has set.
     pub priority: Option<u32>,
 }
@@ -120,7 +143,8 @@ pub struct Rib {
 }
 
 impl Rib {
-    /// `restarting`: nothing is told before all peers have told their routes or [`Rib::stop_waiting`].
+    /// `restarting`: nothing is told before the peers of [`Rib::await_peer`] have told their routes, or
+    /// [`Rib::stop_waiting`].
     pub fn new(identity: Identity, restarting: bool) -> Self {
         Self {
             identity,
@@ -140,12 +164,21 @@ impl Rib {
             live: None,
             owed: BTreeSet::new(),
             unheard: BTreeSet::new(),
-            counts: Counts::default(),
+            counts: Default::default(),
         };
         self.peers.insert(id, peer);
+    }
+
+    /// A peer's session stood before the restart: nothing is told before it has told its routes.
+    pub fn await_peer(&mut self, id: PeerId) {
         if let Some(awaited) = &mut self.awaited {
             awaited.insert(id);
         }
+    }
+
+    /// A peer will not come back soon.
+    pub fn stop_waiting_for(&mut self, id: PeerId) {
+        self.heard(id);
     }
 
     /// Forgets a peer and its routes.
@@ -173,8 +206,9 @@ impl Rib {
 
     fn tell_again(&mut self, id: PeerId, told: Vec<Prefix>) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
-        told.into_iter().for_each(|prefix| pending.add(prefix, true));
+        told.into_iter().for_each(|prefix| pending.add(prefix, true, false));
         self.tell_all(id);
+        self.tidy();
     }
 
     /// A session stands: everything is to be told, and what the peer does not keep over its restart is gone.
@@ -186,7 +220,7 @@ impl Rib {
             address: live.peer_address,
         };
         self.pending.insert(id, Pending::default());
-        peer.counts.sent = 0;
+        peer.counts.iter_mut().for_each(|counts| counts.sent = 0);
         peer.owed = live.negotiated.families.iter().copied().collect();
         peer.unheard = peer.owed.clone();
         let restart = live.negotiated.restart.clone();
@@ -209,7 +243,7 @@ impl Rib {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.live = None;
         self.pending.remove(&id);
-        peer.counts.sent = 0;
+        peer.counts.iter_mut().for_each(|counts| counts.sent = 0);
         for family in Family::ALL {
             if kept.contains(&family) {
                 // Those of before an earlier restart that were never told again.
@@ -228,9 +262,11 @@ impl Rib {
 
     /// Takes what a peer told.
     pub fn update(&mut self, id: PeerId, update: Update) {
+        let mut changes = Vec::new();
         for prefix in update.withdrawn {
-            self.replace(prefix, id, None);
+            changes.extend(self.replace(prefix, id, None));
         }
+        self.tell(&changes);
         for announced in update.announced {
             let live = self.peers.get(&id).and_then(|peer| peer.live.as_ref());
             let families = live.map_or(&[][..], |live| &live.negotiated.families);
@@ -241,6 +277,13 @@ impl Rib {
         if let Some(family) = update.end_of_rib {
             self.end_of_rib(id, family);
         }
+        self.tidy();
+    }
+
+    /// Keeps what is to be told in bounds, however often it changes and is asked for.
+    fn tidy(&mut self) {
+        let lengths = Family::ALL.map(|family| self.tables.len(family));
+        self.pending.values_mut().chain([&mut self.changed]).for_each(|pending| pending.tidy(lengths));
     }
 
     fn end_of_rib(&mut self, id: PeerId, family: Family) {
@@ -261,13 +304,15 @@ impl Rib {
         let Some(peer) = self.peers.get(&id) else { return };
         let looped = self.is_looped(peer, &attributes);
         let kind = peer_type(peer.origin.external);
-        let rules = Arc::clone(&peer.policy.rules);
+        let (rules, links) = (Arc::clone(&peer.policy.rules), Arc::clone(&self.identity.links));
         let raw = self.interner.intern(attributes);
         // Of one UPDATE, prefixes that meet the same rule share their attributes.
         let mut changed: BTreeMap<usize, (Arc<Attributes>, Option<u32>)> = BTreeMap::new();
+        let mut changes = Vec::with_capacity(prefixes.len());
         for prefix in prefixes {
             let rules = rules.import(prefix.family());
-            let subject = Subject { prefix: *prefix, attributes: &raw, priority: None, remote: true, peer: kind };
+            let subject =
+                Subject { prefix: *prefix, attributes: &raw, priority: None, remote: true, peer: kind, links: &links };
             let verdict = if looped { Verdict::Reject } else { filter::judge(rules, &subject) };
             let (attributes, priority) = match verdict {
                 Verdict::Change(index) => changed
@@ -282,8 +327,10 @@ impl Rib {
             };
             let rejected = verdict == Verdict::Reject;
             let priority = priority.and_then(std::num::NonZeroU32::new);
-            self.replace(*prefix, id, Some(Path { attributes, priority, peer: id, rejected, stale: false }));
+            let path = Path { attributes, priority, peer: id, rejected, stale: false };
+            changes.extend(self.replace(*prefix, id, Some(path)));
         }
+        self.tell(&changes);
     }
 
     /// Whether a route has been here before (RFC 4271 section 9.1.2, 4456 section 8), or leads to this speaker itself.
@@ -302,7 +349,7 @@ impl Rib {
         for family in Family::ALL {
             let gone: Vec<Prefix> =
                 self.of_peer(LOCAL, family, |_| true).filter(|prefix| !kept.contains(prefix)).collect();
-            gone.into_iter().for_each(|prefix| self.replace(prefix, LOCAL, None));
+            self.replace_all(gone, LOCAL);
         }
         for route in routes {
             let unspecified = match route.prefix.family() {
@@ -314,7 +361,8 @@ impl Rib {
             route.communities.iter().for_each(|community| attributes.add(*community));
             let attributes = self.interner.intern(attributes);
             let path = Path { attributes, priority: None, peer: LOCAL, rejected: false, stale: false };
-            self.replace(route.prefix, LOCAL, Some(path));
+            let change = self.replace(route.prefix, LOCAL, Some(path));
+            self.tell(change.as_slice());
         }
     }
 
@@ -333,42 +381,8 @@ impl Rib {
     pub fn refresh(&mut self, id: PeerId, family: Family) {
         let prefixes = self.exported(id, family);
         let Some(pending) = self.pending.get_mut(&id) else { return };
-        prefixes.into_iter().for_each(|prefix| pending.add(prefix, true));
-    }
-
-    /// Puts a peer's path in place, or takes it away, and remembers who is to hear of it.
-    fn replace(&mut self, prefix: Prefix, id: PeerId, path: Option<Path>) {
-        let fresh = path.as_ref().map(|path| path.rejected);
-        let (peers, most) = (&self.peers, self.identity.maximum_paths);
-        let Replaced { old, before, after } =
-            self.tables.replace(prefix, id, path, |paths| select::select(paths, most, |id| origin(peers, id)));
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.counts.change(old.map(|path| path.rejected), fresh);
-        }
-        if before.same(&after) {
-            return;
-        }
-        self.changed.add(prefix, true);
-        let same_best = match (&before.best, &after.best) {
-            (Some(before), Some(after)) => before.same(after),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same_best {
-            self.tell(prefix, before.best.as_ref(), after.best.as_ref());
-        }
-    }
-
-    fn tell(&mut self, prefix: Prefix, before: Option<&Path>, after: Option<&Path>) {
-        // Taken out for the while: whether a peer is told is asked of all the rest.
-        let mut pending = std::mem::take(&mut self.pending);
-        for (id, pending) in &mut pending {
-            let told = before.is_some_and(|path| self.export(*id, prefix, path).is_some());
-            if told || after.is_some_and(|path| self.export(*id, prefix, path).is_some()) {
-                pending.add(prefix, told);
-            }
-        }
-        self.pending = pending;
+        prefixes.into_iter().for_each(|prefix| pending.add(prefix, true, false));
+        self.tidy();
     }
 
     /// Everything that a peer may know is to be told to it.
@@ -376,24 +390,22 @@ impl Rib {
         let Some(live) = self.peers.get(&id).and_then(|peer| peer.live.as_ref()) else { return };
         for family in live.negotiated.families.clone() {
             let prefixes = self.exported(id, family);
-            let Some(pending) = self.pending.get_mut(&id) else { return };
-            prefixes.into_iter().for_each(|prefix| pending.add(prefix, false));
+            let (Some(pending), Some(peer)) = (self.pending.get_mut(&id), self.peers.get_mut(&id)) else { return };
+            peer.counts[family as usize].sent = prefixes.len();
+            prefixes.into_iter().for_each(|prefix| pending.add(prefix, false, true));
         }
     }
 
     /// What a peer is told of a family, those with the same attributes together.
     fn exported(&self, id: PeerId, family: Family) -> Vec<Prefix> {
+        let mut exporter = Exporter::new(self, id);
         let exported = |(prefix, paths)| {
             let best = self.choose(paths).best?;
-            self.export(id, prefix, &best).map(|_| (Arc::as_ptr(&best.attributes) as usize, prefix))
+            exporter.verdict(prefix, &best).map(|_| (Arc::as_ptr(&best.attributes) as usize, prefix))
         };
         let mut found: Vec<(usize, Prefix)> = self.tables.iter(family).filter_map(exported).collect();
         found.sort_unstable();
         found.into_iter().map(|(_, prefix)| prefix).collect()
-    }
-
-    fn selection(&self, prefix: Prefix) -> Selection {
-        self.choose(self.tables.get(prefix))
     }
 
     fn choose(&self, paths: &[Path]) -> Selection {
@@ -406,12 +418,12 @@ impl Rib {
     }
 
     fn remove(&mut self, id: PeerId, family: Family, which: fn(&Path) -> bool) {
-        if self.peers.get(&id).is_some_and(|peer| peer.counts.received == 0) {
+        if self.peers.get(&id).is_some_and(|peer| peer.counts[family as usize].received == 0) {
             return;
         }
         let gone: Vec<Prefix> = self.of_peer(id, family, which).collect();
         let many = gone.len() > 1024;
-        gone.into_iter().for_each(|prefix| self.replace(prefix, id, None));
+        self.replace_all(gone, id);
         if many {
             self.interner.sweep();
         }
@@ -422,11 +434,9 @@ impl Rib {
     }
 
     fn heard(&mut self, id: PeerId) {
-        if let Some(awaited) = &mut self.awaited {
-            awaited.remove(&id);
-            if awaited.is_empty() {
-                self.awaited = None;
-            }
+        let last = self.awaited.as_mut().is_some_and(|awaited| awaited.remove(&id) && awaited.is_empty());
+        if last {
+            self.awaited = None;
         }
     }
 
@@ -446,19 +456,37 @@ impl Rib {
             return Vec::new();
         }
         let taken = self.changed.take(most);
-        taken.into_iter().map(|(prefix, _)| self.change(prefix)).collect()
+        let mut last: Option<Change> = None;
+        let change = |(prefix, _)| {
+            let change = self.change(prefix, last.as_ref());
+            last = Some(change.clone());
+            change
+        };
+        taken.into_iter().map(change).collect()
     }
 
     pub fn has_changes(&self) -> bool {
         !self.is_waiting() && !self.changed.is_empty()
     }
 
-    fn change(&self, prefix: Prefix) -> Change {
-        let selection = self.selection(prefix);
-        let next_hops =
-            selection.iter().filter(|path| path.peer != LOCAL).map(|path| path.attributes.next_hop).collect();
-        let priority = selection.best.as_ref().and_then(|path| path.priority).map(u32::from);
-        Change { prefix, next_hops, priority }
+    /// `last` may have the same next hops.
+    fn change(&self, prefix: Prefix, last: Option<&Change>) -> Change {
+        let used = self.used(prefix);
+        let hops = used.iter().filter(|path| path.peer != LOCAL).map(|path| path.attributes.next_hop);
+        let next_hops = match last {
+            Some(last) if hops.clone().eq(last.next_hops.iter().copied()) => Arc::clone(&last.next_hops),
+            _ => hops.collect(),
+        };
+        Change { prefix, next_hops, priority: used.first().and_then(|path| path.priority).map(u32::from) }
+    }
+
+    /// The paths in use, the best first.
+    fn used(&self, prefix: Prefix) -> Cow<'_, [Path]> {
+        match self.tables.get(prefix) {
+            [path] if path.rejected => Cow::Borrowed(&[]),
+            paths @ [_] => Cow::Borrowed(paths),
+            paths => Cow::Owned(self.choose(paths).into_paths()),
+        }
     }
 
     /// All routes in use, for the operator, and the peers that told them.
@@ -467,7 +495,20 @@ impl Rib {
     }
 
     pub fn counts(&self, id: PeerId) -> Counts {
-        self.peers.get(&id).map(|peer| peer.counts).unwrap_or_default()
+        let [four, six] = self.peers.get(&id).map(|peer| peer.counts).unwrap_or_default();
+        Counts {
+            received: four.received + six.received,
+            accepted: four.accepted + six.accepted,
+            sent: four.sent + six.sent,
+        }
+    }
+
+    /// Of which family a peer told more prefixes than it may, and how many it may.
+    pub fn excess(&self, id: PeerId) -> Option<(Family, u32)> {
+        let peer = self.peers.get(&id)?;
+        let bound = peer.policy.max_prefixes?;
+        let over = |family: &Family| peer.counts[*family as usize].received > bound as usize;
+        Family::ALL.into_iter().find(over).map(|family| (family, bound))
     }
 
     /// Prefixes of a family that any peer told.

@@ -25,6 +25,10 @@ impl Selection {
         self.best.iter().chain(&self.others)
     }
 
+    pub fn into_paths(self) -> Vec<Path> {
+        self.best.into_iter().chain(self.others).collect()
+    }
+
     /// Whether both lead the same way.
     pub fn same(&self, other: &Self) -> bool {
         self.others.len() == other.others.len()

@@ -1,10 +1,12 @@
 //! Prefixes and the paths to them, small: a million routes of one peer take 24 bytes each, and equal attributes one copy.
 
-use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashSet;
+use foldhash::fast::RandomState;
 
 use super::select::Selection;
 use crate::attributes::Attributes;
@@ -81,7 +83,44 @@ impl Paths {
     }
 }
 
-struct Table<K>(HashMap<K, Paths>);
+/// Hashes prefixes so that sixteen neighbours, which one UPDATE often tells together, lie side by side in memory.
+#[derive(Clone, Default)]
+struct Near(RandomState);
+
+struct NearHasher {
+    common: <RandomState as BuildHasher>::Hasher,
+    which: u8,
+}
+
+impl BuildHasher for Near {
+    type Hasher = NearHasher;
+
+    fn build_hasher(&self) -> NearHasher {
+        NearHasher { common: self.0.build_hasher(), which: 0 }
+    }
+}
+
+impl Hasher for NearHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.common.write(bytes);
+    }
+
+    fn write_u64(&mut self, common: u64) {
+        self.common.write_u64(common);
+    }
+
+    fn write_u8(&mut self, which: u8) {
+        self.which = which;
+    }
+
+    /// The low bits say where the search begins, the high ones tell neighbours apart.
+    fn finish(&self) -> u64 {
+        let which = u64::from(self.which);
+        (self.common.finish() & !15 | which) ^ which << 57
+    }
+}
+
+struct Table<K>(HashMap<K, Paths, Near>);
 
 impl<K> Default for Table<K> {
     fn default() -> Self {
@@ -91,6 +130,8 @@ impl<K> Default for Table<K> {
 
 /// What became of a prefix.
 pub struct Replaced {
+    /// Nobody had told it.
+    pub fresh: bool,
     /// What the peer had told before.
     pub old: Option<Path>,
     pub before: Selection,
@@ -102,27 +143,27 @@ impl<K: Key> Table<K> {
     fn replace(&mut self, key: K, id: PeerId, path: Option<Path>, choose: impl Fn(&[Path]) -> Selection) -> Replaced {
         match (self.0.entry(key), path) {
             (Entry::Vacant(_), None) => {
-                Replaced { old: None, before: Selection::default(), after: Selection::default() }
+                Replaced { fresh: true, old: None, before: Selection::default(), after: Selection::default() }
             }
             (Entry::Vacant(entry), Some(path)) => {
                 let after = choose(std::slice::from_ref(&path));
                 entry.insert(Paths::One(path));
-                Replaced { old: None, before: Selection::default(), after }
+                Replaced { fresh: true, old: None, before: Selection::default(), after }
             }
             (Entry::Occupied(mut entry), Some(path)) => {
                 let before = choose(entry.get().as_slice());
                 let old = entry.get_mut().put(path);
-                Replaced { old, before, after: choose(entry.get().as_slice()) }
+                Replaced { fresh: false, old, before, after: choose(entry.get().as_slice()) }
             }
             (Entry::Occupied(mut entry), None) => {
                 let before = choose(entry.get().as_slice());
                 if entry.get().as_slice().iter().all(|path| path.peer == id) {
                     let old = entry.remove().as_slice().first().cloned();
                     self.give_back();
-                    return Replaced { old, before, after: Selection::default() };
+                    return Replaced { fresh: false, old, before, after: Selection::default() };
                 }
                 let old = entry.get_mut().take(id);
-                Replaced { old, before, after: choose(entry.get().as_slice()) }
+                Replaced { fresh: false, old, before, after: choose(entry.get().as_slice()) }
             }
         }
     }
@@ -220,8 +261,11 @@ impl Interner {
     }
 }
 
-/// Prefixes to look at, each once, and whether they had been told. They keep the order in which they came, because routes
-/// that share attributes come together, and go together into one UPDATE.
+/// Prefixes to look at, and whether they had been told. They keep the order in which they came, because routes that share
+/// attributes come together, and go together into one UPDATE.
+///
+/// A prefix that changed again may be there more than once: to look at it again does no harm, and to find out each time
+/// would cost more than the rest. [`Pending::tidy`] bounds that.
 #[derive(Default)]
 pub struct Pending {
     v4: Queue<Net4>,
@@ -229,23 +273,35 @@ pub struct Pending {
 }
 
 struct Queue<K> {
-    told: HashMap<K, bool>,
-    order: VecDeque<K>,
+    order: VecDeque<(K, bool)>,
+    /// Whether any of them may be there twice.
+    repeats: bool,
+    /// How long it may become before repetitions are looked for.
+    bound: usize,
 }
 
 impl<K> Default for Queue<K> {
     fn default() -> Self {
-        Self { told: HashMap::default(), order: VecDeque::new() }
+        Self { order: VecDeque::new(), repeats: false, bound: 0 }
     }
 }
 
+/// Where a queue is so short that nobody looks for repetitions.
+const SHORT: usize = 4096;
+
 impl Pending {
-    /// The first word about a prefix counts.
-    pub fn add(&mut self, prefix: Prefix, told: bool) {
+    /// `fresh`: nobody had told it before, so that it is not in here yet, unless it came and went.
+    pub fn add(&mut self, prefix: Prefix, told: bool, fresh: bool) {
         match prefix {
-            Prefix::V4(net) => self.v4.add(net, told),
-            Prefix::V6(net) => self.v6.add(net, told),
+            Prefix::V4(net) => self.v4.add(net, told, fresh),
+            Prefix::V6(net) => self.v6.add(net, told, fresh),
         }
+    }
+
+    /// Takes repetitions out where there are many. `lengths` are those of the tables of each family.
+    pub fn tidy(&mut self, [v4, v6]: [usize; 2]) {
+        self.v4.tidy(v4);
+        self.v6.tidy(v6);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -266,20 +322,32 @@ impl Pending {
 }
 
 impl<K: Key> Queue<K> {
-    fn add(&mut self, key: K, told: bool) {
-        if let Entry::Vacant(entry) = self.told.entry(key) {
-            entry.insert(told);
-            self.order.push_back(key);
+    fn add(&mut self, key: K, told: bool, fresh: bool) {
+        self.order.push_back((key, told));
+        self.repeats |= !fresh;
+    }
+
+    /// More than twice as many as there are prefixes: some are there twice, or are gone.
+    fn tidy(&mut self, length: usize) {
+        if self.order.len() > self.bound.max(2 * length).max(SHORT) {
+            let mut seen = HashSet::default();
+            self.order.retain(|(key, _)| seen.insert(*key));
+            self.bound = 2 * self.order.len();
         }
     }
 
+    /// Of repetitions the first word counts.
     fn take(&mut self, most: usize) -> Vec<(Prefix, bool)> {
         let count = most.min(self.order.len());
-        let mut taken = Vec::with_capacity(count);
-        for key in self.order.drain(..count) {
-            taken.push((key.prefix(), self.told.remove(&key).unwrap_or_default()));
-        }
-        if self.order.is_empty() && self.told.capacity() > 4096 {
+        let taken = self.order.drain(..count).map(|(key, told)| (key.prefix(), told));
+        let taken = match self.repeats {
+            true => {
+                let mut seen = HashSet::default();
+                taken.filter(|(prefix, _)| seen.insert(*prefix)).collect()
+            }
+            false => taken.collect(),
+        };
+        if self.order.is_empty() {
             // The room of a whole table is given back.
             *self = Self::default();
         }
@@ -290,6 +358,44 @@ impl<K: Key> Queue<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn neighbours_are_looked_for_side_by_side_and_told_apart() {
+        let near = Near::default();
+        let hash = |text: &str| match prefix(text) {
+            Prefix::V4(net) => near.hash_one(net),
+            Prefix::V6(net) => near.hash_one(net),
+        };
+        for [one, next, far] in [
+            ["10.0.32.0/24", "10.0.33.0/24", "10.0.48.0/24"],
+            ["fd00:0:0:20::/64", "fd00:0:0:21::/64", "fd00:0:1:20::/64"],
+        ] {
+            let place = |text| hash(text) & 0xffff;
+            assert_eq!(place(one) + 1, place(next), "{one}");
+            assert_ne!(hash(one) >> 57, hash(next) >> 57, "{one}");
+            assert_ne!(hash(one) & !15, hash(far) & !15, "{one}");
+        }
+        assert_ne!(hash("10.0.0.0/24") & !15, hash("10.0.0.0/16") & !15);
+        assert_ne!(hash("0.0.0.0/0"), hash("0.0.0.0/1"));
+    }
+
+    #[test]
+    fn what_changes_again_and_again_fills_no_queue() {
+        let mut pending = Pending::default();
+        let all: Vec<Prefix> = (0..1000).map(|n| prefix(&format!("10.{}.{}.0/24", n / 250, n % 250))).collect();
+        for round in 0..20 {
+            all.iter().for_each(|prefix| pending.add(*prefix, round > 0, round == 0));
+            pending.tidy([all.len(), 0]);
+        }
+        assert!(pending.v4.order.len() <= SHORT + all.len(), "{}", pending.v4.order.len());
+        let taken = pending.take(usize::MAX);
+        assert_eq!(taken, all.iter().map(|prefix| (*prefix, false)).collect::<Vec<_>>(), "the first word counts");
+        assert!(pending.is_empty());
+    }
 
     #[test]
     fn a_route_of_one_peer_is_small() {

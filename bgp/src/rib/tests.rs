@@ -19,6 +19,7 @@ fn rib_of(restarting: bool) -> Rib {
         cluster_id: Some([9, 9, 9, 9].into()),
         maximum_paths: 4,
         addresses: vec![],
+        links: Arc::default(),
     };
     Rib::new(identity, restarting)
 }
@@ -173,7 +174,7 @@ fn external_peers_get_our_as_in_front_and_ourselves_as_next_hop() {
     assert_eq!((internal.as_path.to_string(), internal.local_pref), ("65001".to_owned(), Some(100)));
     assert_eq!(internal.next_hop.address, IpAddr::from(ME));
     assert_eq!(told(&mut rib, 1), [], "not back to whom it is from");
-    let kept = Policy { keep_original_next_hop: true, local_as: Some(64999), ..Policy::default() };
+    let kept = Policy { next_hop_mode: NextHopMode::Keep, local_as: Some(64999), ..Policy::default() };
     rib.set_policy(2, kept);
     let (_, external) = told(&mut rib, 2).remove(0);
     assert_eq!(
@@ -214,6 +215,41 @@ fn a_reflector_hands_on_between_clients() {
         assert_eq!(rib.counts(1), Counts { received: 2, accepted: 1, sent: 1 });
         assert_eq!(told(&mut rib, 2), []);
     }
+}
+
+#[test]
+fn a_peer_may_tell_so_many_of_a_family() {
+    let mut rib = rib();
+    rib.add_peer(1, Policy { max_prefixes: Some(2), ..Policy::default() });
+    rib.up(1, live(65001, 1, None));
+    announce(&mut rib, 1, route(1, &[65001]), &["10.1.0.0/16", "10.2.0.0/16"]);
+    announce(&mut rib, 1, route(1, &[65001]), &["10.1.0.0/16", "fd00::/64"]);
+    assert_eq!((rib.excess(1), rib.counts(1).received), (None, 3), "each once, and each family by itself");
+    announce(&mut rib, 1, route(1, &[65001]), &["10.3.0.0/16"]);
+    assert_eq!(rib.excess(1), Some((Family::Ipv4, 2)));
+    withdraw(&mut rib, 1, "10.1.0.0/16");
+    assert_eq!(rib.excess(1), None);
+}
+
+/// A peer that asks again and again, and reads nothing.
+#[test]
+fn what_is_asked_for_again_is_told_once() {
+    let mut rib = rib();
+    join(&mut rib, 1, 65001);
+    join(&mut rib, 2, 65002);
+    for n in 0..100_u8 {
+        let prefixes: Vec<String> = (0..100).map(|m| format!("10.{n}.{m}.0/24")).collect();
+        announce(&mut rib, 1, route(1, &[65001]), &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    for _ in 0..50 {
+        rib.refresh(2, Family::Ipv4);
+    }
+    let mut told = 0;
+    while rib.has_updates(2) {
+        told += rib.take_updates(2, 1000).len();
+    }
+    assert!(told < 3 * 10_000 * 5, "{told} bytes");
+    assert_eq!(rib.counts(2).sent, 10_000);
 }
 
 #[test]
@@ -334,7 +370,13 @@ fn what_a_restarted_peer_did_not_keep_is_gone_at_once() {
 #[test]
 fn after_a_restart_nothing_is_told_before_all_peers_have_spoken() {
     let mut rib = rib_of(true);
-    (1..=3).for_each(|id| rib.add_peer(id, Policy::default()));
+    for id in 1..=4 {
+        rib.add_peer(id, Policy::default());
+        rib.await_peer(id);
+    }
+    // Nobody waits for who had no session before, or says that it will have none.
+    rib.add_peer(5, Policy::default());
+    rib.stop_waiting_for(4);
     rib.originate(&[Origination { prefix: prefix("10.0.0.0/24"), next_hop: None, communities: vec![] }]);
     rib.up(1, live(64512, 1, Some(false)));
     announce(&mut rib, 1, route(1, &[]), &["10.1.0.0/16"]);

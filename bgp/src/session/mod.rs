@@ -21,6 +21,8 @@ use crate::prefix::Family;
 const OPEN_HOLD: Duration = Duration::from_secs(240);
 /// The first wait after an error; it doubles up to the last (section 8.1.1, IdleHoldTimer).
 const IDLE_HOLD: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(32)];
+/// The wait after a peer told too much: each try has its routes come and go (RFC 4486 section 5, BIRD's longest wait).
+const LIMIT_HOLD: Duration = Duration::from_secs(300);
 
 /// What this side says and expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub enum Input {
     BfdDown {
         independent: bool,
     },
+    /// The peer told more than so many prefixes of the family.
+    TooManyPrefixes(Family, u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +140,14 @@ pub enum Reason {
     Bfd,
 }
 
+impl Reason {
+    /// Whether the two sides will not agree before somebody changes something.
+    pub fn is_refusal(&self) -> bool {
+        let passing = [COLLISION, REJECTED, HOLD_TIMER_EXPIRED];
+        matches!(self, Self::Sent(told) | Self::Received(told) if !passing.contains(&told.kind()))
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -177,7 +189,7 @@ pub struct Session {
     restarting: bool,
     /// Packets were and are forwarded by the routes that the peer may know.
     preserved: bool,
-    last_error: Option<Reason>,
+    error: Option<Reason>,
 }
 
 impl Session {
@@ -190,7 +202,7 @@ impl Session {
             idle_hold: IDLE_HOLD[0],
             restarting,
             preserved: restarting,
-            last_error: None,
+            error: None,
         }
     }
 
@@ -204,9 +216,9 @@ impl Session {
         self.connections.iter().flatten().map(|connection| connection.state).max().unwrap_or(self.waiting)
     }
 
-    /// Why the last connection ended or did not come about.
-    pub fn last_error(&self) -> Option<&Reason> {
-        self.last_error.as_ref()
+    /// Why a connection ended or did not come about, once for each.
+    pub fn take_error(&mut self) -> Option<Reason> {
+        self.error.take()
     }
 
     /// How a connection's bytes are read.
@@ -222,7 +234,7 @@ impl Session {
             Input::Stop(notification) => self.stop(&notification, &mut out),
             Input::Connected(side) => self.connected(side, &mut out),
             Input::ConnectFailed(words) if self.connections.iter().all(Option::is_none) => {
-                self.last_error = Some(Reason::ConnectFailed(words));
+                self.error = Some(Reason::ConnectFailed(words));
                 if self.waiting == State::Connect {
                     self.waiting = State::Active;
                 }
@@ -233,6 +245,7 @@ impl Session {
             Input::Closed(side) => self.lose(side, Reason::Closed, &mut out),
             Input::Expired(timer) => self.expired(timer, &mut out),
             Input::BfdDown { independent } => self.bfd_down(independent, &mut out),
+            Input::TooManyPrefixes(family, bound) => self.too_many_prefixes(family, bound, &mut out),
         }
         out
     }
@@ -431,6 +444,17 @@ impl Session {
         self.resume(true, out);
     }
 
+    /// A peer that helps with a restart shall not keep routes of a session that ends by what it told itself (RFC 8538
+    /// section 3.1).
+    fn too_many_prefixes(&mut self, family: Family, bound: u32, out: &mut Vec<Output>) {
+        let Some(side) = self.established() else { return };
+        let reason = Notification::maximum_prefixes(family, bound);
+        let told = if self.notifies_gracefully(side) { reason.clone().hard() } else { reason.clone() };
+        self.end(side, Some(told), Reason::Sent(reason), false, out);
+        self.waiting = State::Idle;
+        out.extend([Output::Cancel(Timer::ConnectRetry), Output::Start(Timer::IdleHold, LIMIT_HOLD)]);
+    }
+
     fn established(&self) -> Option<Side> {
         let established = |side: &Side| {
             self.connections[*side as usize].as_ref().is_some_and(|connection| connection.state == State::Established)
@@ -495,7 +519,7 @@ impl Session {
             self.idle_hold = IDLE_HOLD[0];
             out.push(Output::Down(Down { reason: reason.clone(), graceful }));
         }
-        self.last_error = Some(reason);
+        self.error = Some(reason);
     }
 
     /// Tries again, after a while where there was an error.

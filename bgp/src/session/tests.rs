@@ -1,5 +1,5 @@
 use super::*;
-use crate::message::notification::{ADMINISTRATIVE_SHUTDOWN, BAD_TYPE, CONFIGURATION_CHANGE};
+use crate::message::notification::{ADMINISTRATIVE_SHUTDOWN, BAD_TYPE, CONFIGURATION_CHANGE, MAXIMUM_PREFIXES};
 use Side::{Incoming, Outgoing};
 
 fn settings(local_as: u32, peer_as: u32, last: u8) -> Settings {
@@ -71,7 +71,7 @@ fn the_way_to_established() {
     assert_eq!(session.state(), State::Connect);
     session.handle(Input::ConnectFailed("cannot connect: refused".into()));
     assert_eq!(session.state(), State::Active);
-    assert_eq!(session.last_error().unwrap().to_string(), "cannot connect: refused");
+    assert_eq!(session.take_error().unwrap().to_string(), "cannot connect: refused");
     assert!(session.handle(Input::Expired(Timer::ConnectRetry)).contains(&Output::Connect));
     let outputs = session.handle(Input::Connected(Outgoing));
     assert!(matches!(
@@ -181,7 +181,7 @@ fn the_hold_timer() {
     assert!(down(&outputs).unwrap().graceful, "RFC 8538: the peer keeps our routes too");
     let outputs = established_with(open(65001, 9, false)).handle(Input::Expired(Timer::Hold(Outgoing)));
     assert!(!down(&outputs).unwrap().graceful);
-    assert_eq!(session.last_error().unwrap().to_string(), "sent hold timer expired (4/0)");
+    assert_eq!(session.take_error().unwrap().to_string(), "sent hold timer expired (4/0)");
 }
 
 /// RFC 4724 and 8538: which ends keep the peer's routes.
@@ -282,4 +282,22 @@ fn stopped_is_idle_and_takes_nobody() {
     assert_eq!(session.state(), State::Idle);
     assert_eq!(session.handle(Input::Connected(Incoming)), [Output::Refuse(Notification::new(REJECTED))]);
     assert!(session.handle(Input::Start).contains(&Output::Connect));
+}
+
+#[test]
+fn who_tells_too_much_waits_long() {
+    for (gracefully, kind) in [(true, HARD_RESET), (false, MAXIMUM_PREFIXES)] {
+        let mut session = established_with(open(65001, 9, gracefully));
+        let outputs = session.handle(Input::TooManyPrefixes(Family::Ipv4, 10));
+        assert_eq!(told(&outputs)[0].kind(), kind);
+        assert_eq!(told(&outputs)[0].inner(), Notification::maximum_prefixes(Family::Ipv4, 10));
+        assert!(!down(&outputs).unwrap().graceful, "its routes go");
+        assert_eq!(outputs.last(), Some(&Output::Start(Timer::IdleHold, LIMIT_HOLD)));
+        assert_eq!(told(&session.handle(Input::Connected(Incoming)))[0].kind(), REJECTED);
+        assert_eq!(
+            session.take_error().unwrap().to_string(),
+            "sent cease: maximum number of prefixes reached (6/1): more than 10 of IPv4"
+        );
+        assert!(session.handle(Input::Expired(Timer::IdleHold)).contains(&Output::Connect));
+    }
 }

@@ -17,28 +17,51 @@ const SETS: [(&str, &str, &[&str]); 10] = [
     ("isolated", "set isolated { type ifname; }", &["bridge"]),
 ];
 
+const DROP: &str = "drop comment \"a pod sent from an address that is not its own\"";
+/// Reports of multicast listeners, router and neighbour solicitation, neighbour advertisement.
+const DISCOVERY: &str = "icmpv6 type { 131, 132, 133, 135, 136, 143 }";
+
+/// The sets that the kernel fills itself: the last packets that policies dropped, by family.
+pub const DROPPED: [&str; 2] = ["dropped4", "dropped6"];
+
+/// What the frame's own counters count.
+pub const SPOOFED: &str = "what pods sent from addresses not their own";
+pub const FLOODED: &str = "what was flooded to isolated pods";
+
 pub fn sets() -> impl Iterator<Item = &'static str> {
     SETS.iter().map(|(name, ..)| *name)
 }
 
 pub fn has(set: &str) -> bool {
-    sets().any(|name| name == set)
+    sets().chain(DROPPED).any(|name| name == set)
 }
 
 /// The families whose table has a set of that name.
-pub fn families(set: &str) -> &'static [&'static str] {
-    SETS.iter().find(|(name, ..)| *name == set).map_or(&["inet"], |(.., families)| families)
+pub fn families(set: &str, bridge: bool) -> impl Iterator<Item = &'static str> {
+    let families = SETS.iter().find(|(name, ..)| *name == set).map_or(&["inet"][..], |(.., families)| families);
+    families.iter().copied().filter(move |family| bridge || *family != "bridge")
 }
 
 /// A chain whose name says which frame stands.
-pub fn name() -> String {
-    format!("frame-{}", short(&body()))
+pub fn name(bridge: bool) -> String {
+    format!("frame-{}", short(&body(bridge)))
 }
 
-/// The frame alone, in place of whatever had the table's name.
-pub fn script() -> String {
-    let replace = ["inet", "bridge"].map(|f| format!("add table {f} {TABLE}\ndelete table {f} {TABLE}\n")).concat();
-    format!("{replace}{}add chain inet {TABLE} {}\n", body(), name())
+/// The frame alone, in place of whatever had the table's name. `bridge`: whether the kernel has that family of tables.
+pub fn script(bridge: bool) -> String {
+    let families = if bridge { &["inet", "bridge"][..] } else { &["inet"] };
+    let replace = families.iter().map(|f| format!("add table {f} {TABLE}\ndelete table {f} {TABLE}\n"));
+    format!("{}{}add chain inet {TABLE} {}\n", replace.collect::<String>(), body(bridge), name(bridge))
+}
+
+fn body(bridge: bool) -> String {
+    let bridged = if bridge { bridge_table() } else { String::new() };
+    format!("{}{bridged}", inet_table())
+}
+
+fn own_sets(family: &str) -> String {
+    let own = SETS.iter().filter(|(.., families)| families.contains(&family));
+    own.map(|(_, spec, _)| format!("  {spec}\n")).collect()
 }
 
 /// The hooks, in this order of a packet's way:
@@ -55,18 +78,22 @@ pub fn script() -> String {
 /// - `inet output 0`: IPVS sends on from here what came in from elsewhere, translated.
 ///
 /// Neighbour discovery passes: without it no address of IPv6 is reached on a bridge. Flows that were allowed when they
-/// began go on until they end, whatever policies come later.
-fn body() -> String {
-    let sets = |family: &str| -> String {
-        let own = SETS.iter().filter(|(.., families)| families.contains(&family));
-        own.map(|(_, spec, _)| format!("  {spec}\n")).collect()
-    };
-    let spoofed = "drop comment \"a pod sent from an address that is not its own\"";
-    // Reports of multicast listeners, router and neighbour solicitation, neighbour advertisement.
-    let discovery = "icmpv6 type { 131, 132, 133, 135, 136, 143 }";
+/// began pass by what is known of them; [`super::flows`] ends those that policies forbid later.
+///
+/// `note4` and `note6` remember whom a dropped packet was from and for. A set that is full or a packet without ports ends
+/// their rule alone, so that the drop stands by itself.
+fn inet_table() -> String {
     format!(
         "table inet {TABLE} {{
-{}  counter dropped-spoofed {{ comment \"what pods sent from addresses not their own\"; }}
+{}  set dropped4 {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size 1024; flags dynamic,timeout; timeout 2m; }}
+  set dropped6 {{ type ipv6_addr . ipv6_addr . inet_proto . inet_service; size 1024; flags dynamic,timeout; timeout 2m; }}
+  chain note4 {{
+    update @dropped4 {{ ip saddr . ip daddr . meta l4proto . th dport }}
+  }}
+  chain note6 {{
+    update @dropped6 {{ ip6 saddr . ip6 daddr . meta l4proto . th dport }}
+  }}
+  counter dropped-spoofed {{ comment \"{SPOOFED}\"; }}
   chain spoof {{
     type filter hook prerouting priority -300; policy accept;
     iifname @guarded goto own
@@ -74,13 +101,13 @@ fn body() -> String {
   chain own {{
     iifname . ip saddr @own4 return
     iifname . ip6 saddr @own6 return
-    ip6 saddr {{ ::, fe80::/10 }} {discovery} return
-    counter name dropped-spoofed {spoofed}
+    ip6 saddr {{ ::, fe80::/10 }} {DISCOVERY} return
+    counter name dropped-spoofed {DROP}
   }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
     ct state established,related accept
-    {discovery} accept
+    {DISCOVERY} accept
     goto leave
   }}
   chain output {{
@@ -102,9 +129,16 @@ fn body() -> String {
     accept
   }}
 }}
-table bridge {TABLE} {{
-{}  counter dropped-spoofed {{ comment \"what pods sent from addresses not their own\"; }}
-  counter dropped-flooded {{ comment \"what was flooded to isolated pods\"; }}
+",
+        own_sets("inet"),
+    )
+}
+
+fn bridge_table() -> String {
+    format!(
+        "table bridge {TABLE} {{
+{}  counter dropped-spoofed {{ comment \"{SPOOFED}\"; }}
+  counter dropped-flooded {{ comment \"{FLOODED}\"; }}
   chain spoof {{
     type filter hook prerouting priority -300; policy accept;
     iifname @guarded goto own
@@ -113,9 +147,9 @@ table bridge {TABLE} {{
     iifname . ip saddr @own4 return
     iifname . arp saddr ip @own4 return
     iifname . ip6 saddr @own6 return
-    ip6 saddr {{ ::, fe80::/10 }} {discovery} return
+    ip6 saddr {{ ::, fe80::/10 }} {DISCOVERY} return
     arp saddr ip 0.0.0.0 return
-    counter name dropped-spoofed {spoofed}
+    counter name dropped-spoofed {DROP}
   }}
   chain deliver {{
     type filter hook forward priority 0; policy accept;
@@ -125,12 +159,11 @@ table bridge {TABLE} {{
     oifname . ip daddr @own4 return
     oifname . ip6 daddr @own6 return
     meta protocol arp return
-    {discovery} return
+    {DISCOVERY} return
     counter name dropped-flooded drop comment \"sent to no address of a pod that is isolated for ingress\"
   }}
 }}
 ",
-        sets("inet"),
-        sets("bridge"),
+        own_sets("bridge"),
     )
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::sync::Met;
+
 /// What `nft list table inet bosun-policy` and its like of the bridge family say: names and elements.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Listing {
@@ -15,7 +17,7 @@ impl Listing {
     #[cfg(test)]
     pub fn bare() -> Self {
         let sets = super::frame::sets().map(|name| (name.to_owned(), HashMap::new())).collect();
-        Self { sets, chains: [super::frame::name()].into(), counters: BTreeSet::new() }
+        Self { sets, chains: [super::frame::name(true)].into(), counters: BTreeSet::new() }
     }
 
     /// This one of family inet beside that of family bridge. `None` where they do not hold the same.
@@ -81,6 +83,45 @@ pub fn read_counters(text: &str) -> BTreeMap<String, u64> {
         }
     }
     counters
+}
+
+/// The packets that a listing of one of the sets of dropped packets shows.
+pub fn read_met(text: &str) -> Vec<Met> {
+    let elements = text.split_once("elements = {").and_then(|(_, rest)| rest.split_once('}'));
+    let elements = elements.map_or("", |(elements, _)| elements).split(',');
+    elements.filter_map(|element| read_packet(element.trim())).collect()
+}
+
+/// `10.0.0.1 . 10.0.0.2 . 6 . 80 timeout 2m expires 1m59s996ms`; the time-out is not always told.
+fn read_packet(element: &str) -> Option<Met> {
+    let mut words = element.split_whitespace();
+    let mut next = || words.find(|word| *word != ".");
+    let (source, destination) = (next()?.parse().ok()?, next()?.parse().ok()?);
+    let (protocol, port) = (next()?.parse().ok()?, next()?.parse().ok()?);
+    let expires = words.skip_while(|word| *word != "expires").nth(1);
+    Some(Met { source, destination, protocol, port, remembered: expires.map_or(0, milliseconds) })
+}
+
+fn milliseconds(text: &str) -> u64 {
+    let (mut total, mut number, mut rest) = (0, 0_u64, text);
+    while let Some(first) = rest.chars().next() {
+        if let Some(digit) = first.to_digit(10) {
+            number = number.saturating_mul(10).saturating_add(digit.into());
+            rest = &rest[1..];
+            continue;
+        }
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let factor = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => 0,
+        };
+        total += number.saturating_mul(factor);
+        (number, rest) = (0, &rest[unit..]);
+    }
+    total
 }
 
 fn read_elements(text: &str) -> impl Iterator<Item = (String, String)> {

@@ -3,7 +3,7 @@
 //! Each change costs what it concerns. A pod's labels decide on its place in the groups that policies of this node's
 //! pods speak of; a policy's text on its own chains and on those of the pods that it selects.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -57,6 +57,16 @@ struct PodChain {
     comment: String,
     lines: Vec<String>,
     policies: Vec<Arc<Chain>>,
+    dropped: Dropped,
+}
+
+/// Whose packets are dropped when no rule allows them, and by which policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    pub pod: Name,
+    pub way: Way,
+    /// Of the pod's namespace.
+    pub policies: Vec<Box<str>>,
 }
 
 impl Target {
@@ -104,6 +114,22 @@ impl Planner {
     pub fn chains_of(&self, name: &str) -> Vec<Arc<Chain>> {
         let mut all = self.targets.values().flat_map(|target| &target.chains);
         all.find(|chain| *chain.name == *name).map(|chain| chain.policies.clone()).unwrap_or_default()
+    }
+
+    /// What is dropped, by the words of its counter.
+    pub fn dropped(&self) -> BTreeMap<&str, &Dropped> {
+        let chains = self.targets.values().flat_map(|target| &target.chains);
+        chains.map(|chain| (chain.counted.as_str(), &chain.dropped)).collect()
+    }
+
+    /// The addresses of this node's pods that are isolated.
+    pub fn isolated(&self) -> HashSet<IpAddr> {
+        let elements = self.targets.values().flat_map(|target| &target.elements);
+        let own = elements.filter_map(|(_, element, _)| match element {
+            Element::Itself(ip) => Some(*ip),
+            _ => None,
+        });
+        own.collect()
     }
 
     /// Takes a change into the model. `false` where it changes nothing.
@@ -351,8 +377,12 @@ fn pod_chain(name: &Name, (way, family): (Way, Family), isolating: &[&Name], pol
     let who: Vec<&str> = isolating.iter().map(|policy| &*policy.name).collect();
     let reason = comment(&format!("{words} not allowed by {}", who.join(", ")));
     let jumps = policies.iter().map(|policy| format!("jump {}", policy.name));
-    let lines: Vec<String> = jumps.chain([format!("counter name {counter} drop comment \"{reason}\"")]).collect();
+    let note = format!("jump note{}", family.digit());
+    let drop = format!("counter name {counter} drop comment \"{reason}\"");
+    let lines: Vec<String> = jumps.chain([note, drop]).collect();
     let chain = format!("{words}{}-{}", family.digit(), short(&format!("{name} {}", lines.join("\n"))));
     let counted = comment(&format!("{words} of {name}"));
-    PodChain { name: chain.into(), counter, counted, comment: comment(&name.to_string()), lines, policies }
+    let dropped =
+        Dropped { pod: name.clone(), way, policies: isolating.iter().map(|policy| policy.name.clone()).collect() };
+    PodChain { name: chain.into(), counter, counted, comment: comment(&name.to_string()), lines, policies, dropped }
 }

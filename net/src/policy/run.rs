@@ -1,12 +1,14 @@
 //! The loop: watches and plugins feed the model, and the model goes to the kernel at once; what comes meanwhile goes
 //! with the next step.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::future::BoxFuture;
+use kernel::conntrack::{self, Conntrack};
+use kernel::netlink::{self, Network};
 use kernel::nftables::{Generations, Nft};
 use kernel::sysctl;
 use serde_json::Value;
@@ -14,40 +16,59 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::answers::{Policies, counts};
 use super::attach::{self, Store};
+use super::drops::{self, Herald};
 use super::model::Attachment;
 use super::plan::Change;
 use super::sync::{Keeper, Step};
 use super::watch::{self, Source, Told};
-use crate::control::{Answer, Answers, Request};
+use crate::control::{Answer, Answers};
 use crate::run::Ground;
-use crate::trace::{self, Question};
 
 /// How long the API may take to show a pod that its runtime begins. The plugin waits longer than that.
 const KNOWN_WITHIN: Duration = Duration::from_secs(8);
 /// How often it is looked whether the table still stands and which links are gone.
 const LOOK: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a change of policies may wait to be applied to flows, so that many changes are one look at all flows.
+const FLOWS: Duration = Duration::from_millis(500);
 
-/// Begins to keep the policies of this node's pods.
+/// Begins to keep the policies of this node's pods, and to serve metrics of what they drop.
 ///
 /// # Errors
 /// Where the record of attachments cannot be read.
-pub async fn start(ground: Ground, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<dyn Answers>> {
+pub async fn start(ground: Ground, metrics: SocketAddr, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<dyn Answers>> {
     let folder = ground.state.join("links");
     let store = Store::open(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut keeper = Keeper::new(&ground.node, Box::new(Nft));
+    let mut keeper = Keeper::new(&ground.node, Box::new(Nft), conntrack());
     let attached = store.load().with_context(|| format!("cannot read {}", folder.display()))?;
-    for attachment in attached {
-        keeper.note(Change::Attached(attachment));
-    }
+    attached.into_iter().for_each(|attachment| keeper.found(attachment));
     prepare();
     let (news, inbox) = mpsc::channel(1024);
-    tasks.spawn(Worker::new(keeper, store).work(inbox));
+    let herald = Herald::new(ground.client.clone(), &ground.node);
+    tasks.spawn(Worker::new(keeper, store, Some(Arc::new(herald))).work(inbox));
     tasks.spawn(watch::pods(ground.client.clone(), news.clone()));
     tasks.spawn(watch::namespaces(ground.client.clone(), news.clone()));
     tasks.spawn(watch::policies(ground.client.clone(), news.clone()));
-    Ok(Arc::new(Policies { news, ground }))
+    let policies = Arc::new(Policies { news, ground });
+    Arc::clone(&policies).serve(metrics, tasks).await;
+    Ok(policies)
+}
+
+fn conntrack() -> Option<Box<dyn Conntrack>> {
+    match conntrack::Kernel::open() {
+        Ok(kernel) => Some(Box::new(kernel)),
+        Err(error) => {
+            tracing::warn!("flows that a policy comes to forbid go on until they end: {error}");
+            None
+        }
+    }
+}
+
+/// This node's own addresses.
+fn own_addresses() -> netlink::Result<HashSet<IpAddr>> {
+    Ok(netlink::Kernel::open()?.addresses()?.into_iter().map(|address| address.net.ip()).collect())
 }
 
 /// Traffic inside one bridge comes to the rules by these. A machine without br_netfilter has neither.
@@ -59,7 +80,7 @@ fn prepare() {
     }
 }
 
-enum News {
+pub enum News {
     Told(Told),
     Attach(Attachment, oneshot::Sender<Answer>),
     Detach { container: String, link: String },
@@ -69,61 +90,6 @@ enum News {
 impl From<Told> for News {
     fn from(told: Told) -> Self {
         Self::Told(told)
-    }
-}
-
-struct Policies {
-    news: mpsc::Sender<News>,
-    ground: Ground,
-}
-
-impl Answers for Policies {
-    fn answer<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Option<Answer>> {
-        Box::pin(async move {
-            match request {
-                Request::Attach { .. } => Some(match attach::read(request)? {
-                    Ok(attachment) => self.ask(|answer| News::Attach(attachment, answer)).await,
-                    Err(wrong) => Answer::Error(wrong),
-                }),
-                Request::Detach { container, link } => {
-                    let gone = News::Detach { container: container.clone(), link: link.clone() };
-                    let _ = self.news.send(gone).await;
-                    Some(Answer::Ok(Value::Null))
-                }
-                Request::Trace { from, to } => Some(match self.trace(from, to).await {
-                    Ok(text) => Answer::Ok(Value::String(text)),
-                    Err(error) => Answer::Error(format!("{error:#}")),
-                }),
-                Request::Peers | Request::Routes => None,
-            }
-        })
-    }
-}
-
-impl Policies {
-    async fn ask(&self, news: impl FnOnce(oneshot::Sender<Answer>) -> News) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.news.send(news(answer)).await;
-        answered.await.unwrap_or_else(|_| Answer::Error("the net daemon is ending".into()))
-    }
-
-    /// What a question finds in the present state.
-    async fn look<T: Send + 'static>(&self, question: impl FnOnce(&Keeper) -> T + Send + 'static) -> anyhow::Result<T> {
-        let (answer, answered) = oneshot::channel();
-        let look = News::Look(Box::new(move |keeper| drop(answer.send(question(keeper)))));
-        let _ = self.news.send(look).await;
-        answered.await.context("the net daemon is ending")
-    }
-
-    async fn trace(&self, from: &str, to: &str) -> anyhow::Result<String> {
-        let question = Question::parse(from, to)?;
-        let service = trace::service(&self.ground.client, &question).await?;
-        let path = self.look(move |keeper| trace::path(keeper.planner.model(), &question, service.as_ref())).await??;
-        let before = drops().await;
-        let to_probe = path.clone();
-        let found = tokio::task::spawn_blocking(move || trace::probe(&to_probe)).await?;
-        let dropped = trace::risen(&before, &drops().await);
-        Ok(trace::text(&path, &found, &dropped))
     }
 }
 
@@ -143,19 +109,26 @@ struct Worker {
     waiting: Vec<Waiting>,
     /// Of the kernel's rules after the last step.
     generation: Option<u32>,
-    /// What the counters said at the last look.
-    drops: BTreeMap<String, u64>,
+    /// When to look for flows that policies have come to forbid, and how long that took last.
+    flows: Option<Instant>,
+    looked: Duration,
+    watch: drops::Watch,
+    /// Who tells of drops; nobody in tests.
+    herald: Option<Arc<Herald>>,
 }
 
 impl Worker {
-    fn new(keeper: Keeper, store: Store) -> Self {
+    fn new(keeper: Keeper, store: Store, herald: Option<Arc<Herald>>) -> Self {
         Self {
             keeper: Some(keeper),
             store,
             missing: HashSet::from([Source::Pods, Source::Namespaces, Source::Policies]),
             waiting: Vec::new(),
             generation: None,
-            drops: BTreeMap::new(),
+            flows: None,
+            looked: Duration::ZERO,
+            watch: drops::Watch::default(),
+            herald,
         }
     }
 
@@ -182,6 +155,11 @@ impl Worker {
                 }
                 () = until(patience) => {
                     self.give_up();
+                    false
+                }
+                () = until(self.flows) => {
+                    self.flows = None;
+                    self.end_flows().await;
                     false
                 }
                 _ = look.tick() => self.look().await,
@@ -275,11 +253,7 @@ impl Worker {
     /// changed by another hand.
     async fn look(&mut self) -> bool {
         if self.generation.is_some() {
-            let drops = drops().await;
-            for (who, packets) in trace::risen(&self.drops, &drops) {
-                tracing::info!("dropped {packets} packets: {who}");
-            }
-            self.drops = drops;
+            self.tell_drops().await;
         }
         let present = tokio::task::spawn_blocking(attach::present).await;
         let gone = match present {
@@ -294,27 +268,91 @@ impl Worker {
         dirty || changed
     }
 
-    async fn sync(&mut self) -> bool {
-        let started = std::time::Instant::now();
-        let Some(mut keeper) = self.keeper.take() else { return false };
+    /// Tells which packets were dropped: in the log, and in Events of the pods.
+    async fn tell_drops(&mut self) {
+        let due = self.watch.look(counts().await, std::time::Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        let met = tokio::task::spawn_blocking(|| super::sync::met(&Nft)).await;
+        let met = met.ok().and_then(Result::ok).unwrap_or_default();
+        let Some(planner) = self.keeper.as_ref().map(|keeper| &keeper.planner) else { return };
+        let dropped = planner.dropped();
+        let mut notices = Vec::new();
+        for (who, packets) in due {
+            let known = dropped.get(who.as_str());
+            match known.and_then(|known| drops::notice(planner.model(), known, packets, &met)) {
+                Some(notice) => {
+                    tracing::info!("{}: {}", notice.pod, notice.words);
+                    notices.push(notice);
+                }
+                None => tracing::info!("dropped {packets} packets: {who}"),
+            }
+        }
+        if let Some(herald) = self.herald.clone() {
+            // The API may be slow or away.
+            tokio::spawn(async move {
+                for notice in notices {
+                    herald.tell(&notice).await;
+                }
+            });
+        }
+    }
+
+    /// Lends the keeper to a thread that may wait for the kernel. `None` where it is gone.
+    async fn lend<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Keeper) -> T + Send + 'static) -> Option<T> {
+        let mut keeper = self.keeper.take()?;
         let done = tokio::task::spawn_blocking(move || {
-            let outcome = keeper.sync();
+            let outcome = work(&mut keeper);
             (keeper, outcome)
         });
-        let outcome = match done.await {
+        match done.await {
             Ok((keeper, outcome)) => {
                 self.keeper = Some(keeper);
-                outcome
+                Some(outcome)
             }
             Err(error) => {
                 // The model went with the thread; the daemon's next run has it anew.
                 tracing::error!("the policies are no longer kept, restart the daemon: {error}");
-                return true;
+                None
             }
-        };
+        }
+    }
+
+    /// Ends the flows that are another pod's or that policies have come to forbid, and asks to be called again where that
+    /// failed.
+    async fn end_flows(&mut self) {
+        let started = Instant::now();
+        let Some(ended) = self.lend(|keeper| anyhow::Ok(keeper.end_flows(own_addresses()?)?)).await else { return };
+        self.looked = started.elapsed();
+        match ended {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("ended {count} flows: policies forbid them, or their pod is gone"),
+            Err(error) => {
+                tracing::warn!("flows that policies forbid go on, trying again in 1 s: {error:#}");
+                self.flows = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    async fn sync(&mut self) -> bool {
+        let started = std::time::Instant::now();
+        let Some(outcome) = self.lend(Keeper::sync).await else { return true };
         match outcome {
             Ok(step) => {
                 self.generation = generation();
+                if !self.watch.has_begun() {
+                    // What is counted from here on is new.
+                    self.watch.look(counts().await, std::time::Instant::now());
+                }
+                // No pod may begin while flows of its predecessor stand.
+                if self.keeper.as_ref().is_some_and(Keeper::has_moved) {
+                    self.end_flows().await;
+                } else if self.keeper.as_ref().is_some_and(Keeper::is_stricter) {
+                    // Where there are very many flows, looking at them shall not be all that is done.
+                    let wait = FLOWS.max(10 * self.looked);
+                    self.flows.get_or_insert_with(|| Instant::now() + wait);
+                }
                 match step {
                     Step::Adopted | Step::Whole => {
                         tracing::info!("the policies' table stands ({step:?}) after {:?}", started.elapsed());
@@ -330,11 +368,6 @@ impl Worker {
             }
         }
     }
-}
-
-async fn drops() -> BTreeMap<String, u64> {
-    let drops = tokio::task::spawn_blocking(|| super::sync::drops(&Nft)).await;
-    drops.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 fn generation() -> Option<u32> {
@@ -388,9 +421,9 @@ mod tests {
     async fn a_plugin_is_answered_when_the_rules_stand() {
         let folder = tempfile::tempdir().unwrap();
         let fake = Arc::new(Fake::default());
-        let keeper = Keeper::new("n1", Box::new(Shared(fake.clone())));
+        let keeper = Keeper::new("n1", Box::new(Shared(fake.clone())), None);
         let (news, inbox) = mpsc::channel(16);
-        let working = tokio::spawn(Worker::new(keeper, Store::open(folder.path()).unwrap()).work(inbox));
+        let working = tokio::spawn(Worker::new(keeper, Store::open(folder.path()).unwrap(), None).work(inbox));
         let tell = async |told| drop(news.send(News::Told(told)).await);
 
         let (answer, mut answered) = oneshot::channel();

@@ -79,6 +79,8 @@ struct Counter {
 /// What shall be, and what was changed of it since the last [`Table::settled`].
 #[derive(Debug, Clone)]
 pub struct Table {
+    /// Whether the kernel has tables of family bridge.
+    pub bridge: bool,
     pub sets: BTreeMap<Arc<str>, Set>,
     chains: BTreeMap<Arc<str>, Chain>,
     counters: BTreeMap<Arc<str>, Counter>,
@@ -100,7 +102,7 @@ type Before = Option<Option<Arc<str>>>;
 impl Default for Table {
     fn default() -> Self {
         let sets = frame::sets().map(|name| (name.into(), Set { holders: 1, ..Set::default() })).collect();
-        Self { sets, chains: BTreeMap::new(), counters: BTreeMap::new(), touched: Touched::default() }
+        Self { bridge: true, sets, chains: BTreeMap::new(), counters: BTreeMap::new(), touched: Touched::default() }
     }
 }
 
@@ -223,7 +225,7 @@ impl Table {
 
     /// What leads the kernel here from what a listing shows. `None` where the frame is another's or absent.
     pub fn edits_from(&self, found: &Listing) -> Option<Edits> {
-        if !found.chains.contains(&*frame::name()) {
+        if !found.chains.contains(&*frame::name(self.bridge)) {
             return None;
         }
         let mut edits = Edits::default();
@@ -292,7 +294,7 @@ impl Table {
         }
         for (verb, elements) in [("delete", &edits.removed), ("add", &edits.added)] {
             for (set, texts) in elements {
-                write_elements(&mut script, verb, set, texts);
+                write_elements(&mut script, verb, set, texts, self.bridge);
             }
         }
         for verb in ["flush", "delete"] {
@@ -319,7 +321,7 @@ impl Table {
                 edits.element(name, element.to_string(), false, Some(held.value()));
             }
         }
-        format!("{}{}", frame::script(), self.script(&edits))
+        format!("{}{}", frame::script(self.bridge), self.script(&edits))
     }
 }
 
@@ -357,6 +359,11 @@ impl Edits {
         *self == Self::default()
     }
 
+    /// Whether something that passed may be forbidden now: who is newly sent through a chain, or is in a set no more.
+    pub fn may_forbid(&self) -> bool {
+        self.added.keys().any(|set| frame::has(set)) || self.removed.keys().any(|set| !frame::has(set))
+    }
+
     fn element(&mut self, set: &Arc<str>, text: String, before: bool, now: Option<Option<&Arc<str>>>) {
         if before {
             self.removed.entry(set.clone()).or_default().push(text.clone());
@@ -373,8 +380,8 @@ fn verdict(chain: Option<&Arc<str>>) -> String {
     chain.map(|name| format!("goto {name}")).unwrap_or_default()
 }
 
-fn write_elements(script: &mut String, verb: &str, set: &str, texts: &[String]) {
-    for family in frame::families(set) {
+fn write_elements(script: &mut String, verb: &str, set: &str, texts: &[String], bridge: bool) {
+    for family in frame::families(set, bridge) {
         let _ = writeln!(script, "{verb} element {family} {TABLE} {set} {{ {} }}", texts.join(", "));
     }
 }

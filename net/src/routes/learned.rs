@@ -6,8 +6,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use super::diff::Action;
-use super::model::Interface;
-use super::plan::{Learned, Path, hops};
+use super::plan::{Learned, Path, Ways};
 use super::state::{Hops, State};
 
 /// A prefix with its best path, or without any.
@@ -39,8 +38,9 @@ impl Table {
     }
 }
 
-/// The actions of these changes alone, where the kernel is known to be right otherwise. `own` are this node's ranges.
-pub fn actions(changes: &[Change], own: &[IpNetwork], interfaces: &[Interface], known: &State) -> Vec<Action> {
+/// The actions of these changes alone, where the kernel is known to be right otherwise. `own` is what no peer's word
+/// changes.
+pub fn actions(changes: &[Change], own: &[IpNetwork], ways: Ways<'_>, known: &State) -> Vec<Action> {
     let mut last: BTreeMap<IpNetwork, Option<&Arc<Path>>> = BTreeMap::new();
     for (prefix, path) in changes.iter().filter(|(prefix, _)| !own.contains(prefix)) {
         last.insert(*prefix, path.as_ref());
@@ -49,7 +49,7 @@ pub fn actions(changes: &[Change], own: &[IpNetwork], interfaces: &[Interface], 
     let mut actions = Vec::new();
     for (prefix, path) in last {
         let wanted = path.and_then(|path| {
-            let hops = resolved.entry(path).or_insert_with(|| hops(interfaces, path));
+            let hops = resolved.entry(path).or_insert_with(|| ways.hops(path));
             (!hops.is_empty()).then(|| (path.metric, Arc::clone(hops)))
         });
         let present = known.routes.range((prefix, 0)..=(prefix, u32::MAX));
@@ -89,6 +89,7 @@ mod tests {
     use super::*;
     use crate::config::Mode;
     use crate::routes::diff::diff;
+    use crate::routes::plan::Gateways;
     use crate::routes::plan::tests::{interfaces, nodes, planned};
 
     fn path(gateways: &[&str], metric: u32) -> Option<Arc<Path>> {
@@ -104,7 +105,8 @@ mod tests {
         let own = [net("10.244.1.0/24")];
         let mut known = planned(&nodes(), Mode::Bgp).state;
         let mut step = |changes: &[Change]| {
-            let actions = actions(changes, &own, &interfaces(), &known);
+            let ways = Ways { interfaces: &interfaces(), gateways: &Gateways::new() };
+            let actions = actions(changes, &own, ways, &known);
             actions.iter().for_each(|action| apply(action, &mut known));
             actions
         };
@@ -134,7 +136,8 @@ mod tests {
     #[test]
     fn routes_of_before_a_restart_stay_until_all_is_told() {
         let mut is = planned(&nodes(), Mode::Bgp).state;
-        for action in actions(&[(net("10.9.0.0/16"), path(&["192.0.2.2"], 7))], &[], &interfaces(), &is.clone()) {
+        let ways = Ways { interfaces: &interfaces(), gateways: &Gateways::new() };
+        for action in actions(&[(net("10.9.0.0/16"), path(&["192.0.2.2"], 7))], &[], ways, &is.clone()) {
             apply(&action, &mut is);
         }
         let mut shall = planned(&nodes(), Mode::Bgp).state;

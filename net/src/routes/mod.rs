@@ -21,6 +21,7 @@ mod watch;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::BoxFuture;
@@ -35,6 +36,9 @@ pub use model::Node;
 use peering::Driver;
 use worker::{Shown, Worker, lock};
 
+/// How long the speaker may take to say that this process ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Begins to keep the routes of this node.
 ///
 /// # Errors
@@ -46,7 +50,7 @@ pub async fn start(ground: Ground, tasks: &mut JoinSet<()>) -> anyhow::Result<Ar
     tasks.spawn(watch::nodes(ground.client.clone(), sender.clone()));
     tasks.spawn(watch::config(ground.client.clone(), sender.clone()));
     let (shown, speaker) = (Arc::new(Shown::default()), peering::Shared::default());
-    let driver = Driver::new(ground.client.clone(), sender, Arc::clone(&speaker));
+    let driver = Driver::new(ground.client.clone(), sender, Arc::clone(&speaker), &ground.state);
     tasks.spawn(Worker::new(ground, fabric, driver, Arc::clone(&shown)).work(news));
     Ok(Arc::new(Routes { shown, speaker }))
 }
@@ -87,6 +91,18 @@ impl Answers for Routes {
                 Request::Peers => Some(self.peers().await),
                 _ => None,
             }
+        })
+    }
+
+    fn end(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let end = async {
+                if let Some(handle) = self.speaker.lock().await.as_ref() {
+                    handle.end_bfd().await;
+                }
+            };
+            // A speaker that is being changed ends as if it were killed.
+            let _ = tokio::time::timeout(LAST_WORDS, end).await;
         })
     }
 }

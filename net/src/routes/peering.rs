@@ -2,24 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bgp::attributes::Community;
+use bgp::filter::Links;
 use bgp::{Prefix, rib};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use kube::{Api, Client};
+use lifecycle::file;
 use tokio::sync::Mutex;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
 
 use super::advertise::{self, Service, advertised};
 use super::learned::Change;
-use super::model::Node;
-use super::plan::Path;
+use super::model::{Interface, Node};
+use super::plan;
 use super::watch::{self, News};
 use crate::config::{self, Config};
 use crate::speaker::mesh::{self, Passwords, SecretKeyRef};
-use crate::speaker::{self, Event, Handle, Origination, Password};
+use crate::speaker::{self, Event, Handle, Origination, Password, Predecessor};
 
 /// The speaker, where there is one; whoever asks for its peers shares it.
 pub type Shared = Arc<Mutex<Option<Handle>>>;
@@ -29,6 +33,7 @@ pub struct Cluster<'a> {
     pub me: &'a str,
     pub nodes: &'a BTreeMap<String, Node>,
     pub config: &'a Config,
+    pub interfaces: &'a [Interface],
     /// Whether the kernel has routes of a predecessor.
     pub restarting: bool,
 }
@@ -41,7 +46,9 @@ pub struct Driver {
     pub turn: u64,
     /// As the speaker has it.
     config: Option<speaker::Config>,
-    told: BTreeSet<IpNetwork>,
+    told: Vec<Origination>,
+    /// With whom there was a session, for a successor to know.
+    sessions: PathBuf,
     services: BTreeMap<String, Service>,
     /// Slices with a ready endpoint on this node, by Service and name.
     local: BTreeSet<(String, String)>,
@@ -51,14 +58,16 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(client: Client, news: Sender<News>, speaker: Shared) -> Self {
+    /// `state` is the folder of what a successor must know.
+    pub fn new(client: Client, news: Sender<News>, speaker: Shared, state: &Path) -> Self {
         Self {
             client,
             news,
             speaker,
             turn: 0,
             config: None,
-            told: BTreeSet::new(),
+            told: Vec::new(),
+            sessions: state.join("bgp-sessions.json"),
             services: BTreeMap::new(),
             local: BTreeSet::new(),
             tasks: JoinSet::new(),
@@ -86,6 +95,8 @@ impl Driver {
     pub async fn end(&mut self) {
         if let Some(handle) = self.speaker.lock().await.take() {
             handle.shut_down("the mode of the cluster's network is no longer bgp").await;
+            // It may never have been written.
+            let _ = std::fs::remove_file(&self.sessions);
         }
         self.tasks.shutdown().await;
         (self.config, self.watching) = (None, false);
@@ -105,8 +116,12 @@ impl Driver {
         let mut speaker = shared.lock().await;
         match speaker.as_mut() {
             None => {
-                let started = speaker::start(wanted.clone(), cluster.restarting).await.map_err(|e| e.to_string())?;
-                self.tasks.spawn(forward(started.1, self.turn, self.news.clone()));
+                let predecessor = match cluster.restarting {
+                    true => Predecessor::With(read_sessions(&self.sessions)),
+                    false => Predecessor::None,
+                };
+                let started = speaker::start(wanted.clone(), predecessor).await.map_err(|e| e.to_string())?;
+                self.tasks.spawn(forward(started.1, self.turn, self.news.clone(), self.sessions.clone()));
                 *speaker = Some(started.0);
                 self.told.clear();
             }
@@ -117,9 +132,11 @@ impl Driver {
         }
         self.config = Some(wanted);
         self.watch(cluster);
-        let told = self.advertised(cluster);
+        let communities = mesh::advertisements(&cluster.config.bgp).map_err(invalid)?;
+        let own = self.advertised(cluster);
+        let told: Vec<Origination> = own.iter().filter_map(|prefix| origination(prefix, &communities)).collect();
         if let (Some(handle), true) = (speaker.as_ref(), told != self.told) {
-            handle.originate(&told.iter().filter_map(origination).collect::<Vec<_>>());
+            handle.originate(&told);
             self.told = told;
         }
         Ok(())
@@ -139,8 +156,11 @@ impl Driver {
             .collect();
         let bgp = &cluster.config.bgp;
         let passwords = self.passwords(bgp).await;
-        let invalid = |error| format!("ConfigMap {}/{}: {error}", config::NAMESPACE, config::NAME);
-        mesh::config(cluster.me, &nodes, bgp, &passwords).map_err(invalid)
+        let mut wanted = mesh::config(cluster.me, &nodes, bgp, &passwords).map_err(invalid)?;
+        if wanted.asks_for_links() {
+            wanted.links = links(cluster.interfaces);
+        }
+        Ok(wanted)
     }
 
     /// The passwords that the configuration names, of those Secrets that are there.
@@ -189,17 +209,47 @@ impl Driver {
     }
 }
 
-fn origination(prefix: &IpNetwork) -> Option<Origination> {
+fn invalid(error: mesh::Error) -> String {
+    format!("ConfigMap {}/{}: {error}", config::NAMESPACE, config::NAME)
+}
+
+fn links(interfaces: &[Interface]) -> Links {
+    let link = |interface: &Interface, net: &IpNetwork| {
+        Some((Prefix::new(net.network(), net.prefix())?, interface.name.as_str().into()))
+    };
+    let up = interfaces.iter().filter(|interface| interface.up);
+    Links::new(up.flat_map(|interface| interface.addresses.iter().filter_map(|net| link(interface, net))))
+}
+
+fn origination(prefix: &IpNetwork, communities: &[(Prefix, Vec<Community>)]) -> Option<Origination> {
     let prefix = Prefix::new(prefix.network(), prefix.prefix())?;
-    Some(Origination { prefix, next_hop: None, communities: Vec::new() })
+    let around = communities.iter().filter(|(cidr, _)| cidr.contains(&prefix));
+    let communities = around.flat_map(|(_, own)| own.iter().copied()).collect();
+    Some(Origination { prefix, next_hop: None, communities })
+}
+
+/// With whom the predecessor had sessions; `None` where it did not say.
+fn read_sessions(path: &Path) -> Option<BTreeSet<IpAddr>> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn write_sessions(path: &Path, sessions: &BTreeSet<IpAddr>) {
+    let written = serde_json::to_vec(sessions).map_err(std::io::Error::from);
+    if let Err(error) = written.and_then(|text| file::write_atomic(path, &text, 0o600)) {
+        tracing::warn!("a restart will wait for all BGP peers: cannot write {}: {error}", path.display());
+    }
 }
 
 /// Hands the speaker's news on, until either side goes.
-async fn forward(mut events: tokio::sync::mpsc::Receiver<Event>, turn: u64, news: Sender<News>) {
+async fn forward(mut events: Receiver<Event>, turn: u64, news: Sender<News>, sessions: PathBuf) {
     while let Some(event) = events.recv().await {
         let told = match event {
-            Event::Changes(changes) => News::Learned(turn, changes.iter().filter_map(change).collect()),
+            Event::Changes(changes) => News::Learned(turn, learned(&changes)),
             Event::Synchronised => News::Synchronised(turn),
+            Event::Established(peers) => {
+                write_sessions(&sessions, &peers);
+                continue;
+            }
         };
         if news.send(told).await.is_err() {
             return;
@@ -207,9 +257,24 @@ async fn forward(mut events: tokio::sync::mpsc::Receiver<Event>, turn: u64, news
     }
 }
 
-fn change(change: &rib::Change) -> Option<Change> {
-    let prefix = IpNetwork::new(change.prefix.address(), change.prefix.length()).ok()?;
+/// Prefixes of the same next hops share their path.
+fn learned(changes: &[rib::Change]) -> Vec<Change> {
+    let mut last: Option<(&rib::Change, Option<Arc<plan::Path>>)> = None;
+    let change = |change| {
+        let known = last.take().filter(|(known, _)| same_way(known, change)).map(|(_, path)| path);
+        let path = known.unwrap_or_else(|| path(change));
+        last = Some((change, path.clone()));
+        let prefix = IpNetwork::new(change.prefix.address(), change.prefix.length()).ok()?;
+        Some((prefix, path))
+    };
+    changes.iter().filter_map(change).collect()
+}
+
+fn same_way(one: &rib::Change, other: &rib::Change) -> bool {
+    Arc::ptr_eq(&one.next_hops, &other.next_hops) && one.priority == other.priority
+}
+
+fn path(change: &rib::Change) -> Option<Arc<plan::Path>> {
     let gateways: BTreeSet<IpAddr> = change.next_hops.iter().map(|hop| hop.address).collect();
-    let path = (!gateways.is_empty()).then(|| Arc::new(Path { gateways, metric: change.priority.unwrap_or(0) }));
-    Some((prefix, path))
+    (!gateways.is_empty()).then(|| Arc::new(plan::Path { gateways, metric: change.priority.unwrap_or(0) }))
 }

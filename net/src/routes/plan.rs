@@ -11,6 +11,7 @@ use super::model::{self, BackendData, Interface, Node, on_link};
 use super::rules;
 use super::state::{ALIAS, HOLE_METRIC, Hop, Hops, State, Tunnel};
 use crate::config::{Config, Mode};
+use crate::speaker::mesh;
 
 /// Best paths by prefix, as the BGP speaker has them. Many prefixes share one.
 pub type Learned = BTreeMap<IpNetwork, Arc<Path>>;
@@ -23,6 +24,29 @@ pub struct Path {
     pub metric: u32,
 }
 
+/// The routers by which peers are reached that are on no link of this node (`reachableBy`).
+pub type Gateways = BTreeMap<IpAddr, IpAddr>;
+
+/// How next hops become ways that begin at this node.
+#[derive(Clone, Copy)]
+pub struct Ways<'a> {
+    pub interfaces: &'a [Interface],
+    pub gateways: &'a Gateways,
+}
+
+impl Ways<'_> {
+    /// The ways of a path that begin on a link of this node. A next hop of the other family is as good as any (RFC 8950).
+    pub fn hops(&self, path: &Path) -> Hops {
+        Arc::new(path.gateways.iter().filter_map(|gateway| self.hop(*gateway)).collect())
+    }
+
+    fn hop(&self, next_hop: IpAddr) -> Option<Hop> {
+        let gateway = self.gateways.get(&next_hop).copied().unwrap_or(next_hop);
+        let interface = on_link(self.interfaces, gateway)?;
+        Some(Hop { gateway, device: interface.name.as_str().into(), onlink: false })
+    }
+}
+
 /// Everything that the decision is made from.
 #[derive(Clone, Copy)]
 pub struct Model<'a> {
@@ -32,6 +56,16 @@ pub struct Model<'a> {
     pub config: &'a Config,
     pub interfaces: &'a [Interface],
     pub learned: &'a Learned,
+}
+
+impl Model<'_> {
+    pub fn gateways(&self) -> Gateways {
+        let Some(me) = self.nodes.get(self.me).filter(|_| self.config.mode == Mode::Bgp) else {
+            return Gateways::new();
+        };
+        let own = mesh::Node { name: self.me.into(), labels: me.labels.clone(), ..mesh::Node::default() };
+        mesh::gateways(&own, &self.config.bgp)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -116,7 +150,16 @@ pub fn plan(model: &Model<'_>) -> Result<Plan, Problem> {
         peers(model, family, &mut plan);
     }
     if model.config.mode == Mode::Bgp {
-        plan.state.routes.extend(learned(model, &me.pod_cidrs));
+        let gateways = model.gateways();
+        let ways = Ways { interfaces: model.interfaces, gateways: &gateways };
+        plan.state.routes.extend(learned(model, ways, &own(me, &gateways)));
+        for (peer, by) in &gateways {
+            let prefix = IpNetwork::from(*peer);
+            match ways.hop(*peer) {
+                Some(hop) => drop(plan.state.routes.insert((prefix, 0), only(hop))),
+                None => drop(plan.problems.insert(Problem::HopNotOnLink(*by, prefix))),
+            }
+        }
     }
     plan.mtu = model.config.mtu.unwrap_or_else(|| families.iter().map(Family::pod_mtu).min().unwrap_or(1500));
     plan.annotations = annotations(me, model.config, &families);
@@ -298,28 +341,24 @@ fn install(row: &Row, hops: &Hops, mac: Option<Mac>, state: &mut State) {
     }
 }
 
-/// The routes of what the speaker learnt, without this node's own ranges, whatever others say of them.
-fn learned(model: &Model<'_>, own: &[IpNetwork]) -> impl Iterator<Item = ((IpNetwork, u32), Hops)> {
+/// What this node knows better than any peer: its own ranges, and the ways to peers.
+pub fn own(me: &Node, gateways: &Gateways) -> Vec<IpNetwork> {
+    me.pod_cidrs.iter().copied().chain(gateways.keys().map(|peer| IpNetwork::from(*peer))).collect()
+}
+
+/// The routes of what the speaker learnt, without this node's own, whatever others say of them.
+fn learned(model: &Model<'_>, ways: Ways<'_>, own: &[IpNetwork]) -> impl Iterator<Item = ((IpNetwork, u32), Hops)> {
     let mut known: BTreeMap<&Arc<Path>, Hops> = BTreeMap::new();
     let foreign = model.learned.iter().filter(|(prefix, _)| !own.contains(prefix));
     foreign.filter_map(move |(prefix, path)| {
-        let hops = known.entry(path).or_insert_with(|| hops(model.interfaces, path));
+        let hops = known.entry(path).or_insert_with(|| ways.hops(path));
         (!hops.is_empty()).then(|| ((*prefix, path.metric), Arc::clone(hops)))
     })
 }
 
-/// The ways of a path that begin on a link of this node. A next hop of the other family is as good as any (RFC 8950).
-pub fn hops(interfaces: &[Interface], path: &Path) -> Hops {
-    let hop = |gateway: &IpAddr| {
-        let interface = on_link(interfaces, *gateway)?;
-        Some(Hop { gateway: *gateway, device: interface.name.as_str().into(), onlink: false })
-    };
-    Arc::new(path.gateways.iter().filter_map(hop).collect())
-}
-
 /// What there is to say of a learnt prefix.
-pub fn learned_row(model: &Model<'_>, prefix: IpNetwork, path: &Path) -> Row {
-    let hops = hops(model.interfaces, path);
+pub fn learned_row(model: &Model<'_>, gateways: &Gateways, prefix: IpNetwork, path: &Path) -> Row {
+    let hops = Ways { interfaces: model.interfaces, gateways }.hops(path);
     let of_node = |(_, node): &(&String, &Node)| path.gateways.iter().any(|gateway| node.addresses.contains(gateway));
     let first = path.gateways.first().copied();
     let source = match (model.nodes.iter().find(of_node), first) {

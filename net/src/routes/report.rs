@@ -55,10 +55,18 @@ pub fn peers(peers: &[PeerStatus]) -> String {
             peer.accepted.to_string(),
             peer.sent.to_string(),
             peer.bfd.map_or_else(|| "-".into(), |state| format!("{state:?}")),
-            peer.last_error.clone().unwrap_or_else(|| "-".into()),
+            last_error(peer),
         ]
     }));
     aligned(&lines)
+}
+
+/// With its age, since a session that stands may have had it long ago.
+fn last_error(peer: &PeerStatus) -> String {
+    match (&peer.last_error, peer.last_error_ago) {
+        (Some(words), Some(ago)) => format!("{} ago: {words}", duration(ago)),
+        (words, _) => words.clone().unwrap_or_else(|| "-".into()),
+    }
 }
 
 /// As kubectl says how old something is.
@@ -98,7 +106,8 @@ pub fn table(report: &Report, learned: &Learned, present: &BTreeSet<IpNetwork>) 
     if let Some(ground) = &report.ground {
         let Ground { me, nodes, config, interfaces } = &**ground;
         let model = Model { me, nodes, config, interfaces, learned };
-        rows.extend(learned.iter().map(|(prefix, path)| learned_row(&model, *prefix, path)));
+        let gateways = model.gateways();
+        rows.extend(learned.iter().map(|(prefix, path)| learned_row(&model, &gateways, *prefix, path)));
     }
     for row in &rows {
         let kernel = if present.contains(&row.prefix) { "yes" } else { "no" };
@@ -141,13 +150,14 @@ mod tests {
             accepted: 2,
             sent: 1,
             last_error: Some("hold timer expired".into()),
+            last_error_ago: Some(7301),
             bfd: None,
             stale_for: None,
         };
         assert_eq!(
             peers(&[status]),
             "PEER  ADDRESS    AS     STATE        FOR  RECEIVED  ACCEPTED  SENT  BFD  LAST ERROR
-b     192.0.2.2  64512  Established  2h   3         2         1     -    hold timer expired
+b     192.0.2.2  64512  Established  2h   3         2         1     -    2h ago: hold timer expired
 "
         );
     }

@@ -17,7 +17,7 @@ use super::fabric::{self, Fabric};
 use super::learned::{self, Table};
 use super::model::{Interface, Node};
 use super::peering::{Cluster, Driver};
-use super::plan::{Model, Plan, Problem, plan};
+use super::plan::{Gateways, Model, Plan, Problem, Ways, own, plan};
 use super::report::{self, Report};
 use super::state::State;
 use super::watch::{News, fresh};
@@ -51,6 +51,7 @@ struct Hands {
     /// What the kernel has as far as known; `None`: to be read.
     known: Option<State>,
     interfaces: Vec<Interface>,
+    gateways: Gateways,
     generations: Option<Generations>,
     generation: Option<u32>,
 }
@@ -58,7 +59,14 @@ struct Hands {
 impl Hands {
     fn new(fabric: Fabric) -> Self {
         let generations = Generations::open().inspect_err(|error| tracing::warn!("cannot watch nftables: {error}"));
-        Self { fabric, known: None, interfaces: Vec::new(), generations: generations.ok(), generation: None }
+        Self {
+            fabric,
+            known: None,
+            interfaces: Vec::new(),
+            gateways: Gateways::new(),
+            generations: generations.ok(),
+            generation: None,
+        }
     }
 }
 
@@ -251,11 +259,12 @@ impl Worker {
     /// The work of what BGP learnt alone.
     async fn learn(&mut self) -> bool {
         let Some(me) = self.nodes.as_ref().and_then(|nodes| nodes.get(&*self.ground.node)) else { return true };
-        let (own, shown) = (me.pod_cidrs.clone(), Arc::clone(&self.shown));
+        let (me, shown) = (me.clone(), Arc::clone(&self.shown));
         let work = move |hands: &mut Hands| {
             let changes = lock(&shown.table).take();
             let Some(known) = &mut hands.known else { return false };
-            let actions = learned::actions(&changes, &own, &hands.interfaces, known);
+            let ways = Ways { interfaces: &hands.interfaces, gateways: &hands.gateways };
+            let actions = learned::actions(&changes, &own(&me, &hands.gateways), ways, known);
             let done = |action| match hands.fabric.apply(action) {
                 Ok(()) => {
                     learned::apply(action, known);
@@ -302,8 +311,8 @@ impl Worker {
             self.driver.end().await;
             *lock(&self.shown.table) = Table::default();
         } else if outcome.plan.is_ok() {
-            let report::Ground { me, nodes, config, .. } = ground;
-            let cluster = Cluster { me, nodes, config, restarting: outcome.restarting };
+            let report::Ground { me, nodes, config, interfaces } = ground;
+            let cluster = Cluster { me, nodes, config, interfaces, restarting: outcome.restarting };
             if let Err(error) = self.driver.bring(&cluster).await {
                 outcome.failures.push(error);
             }
@@ -369,6 +378,7 @@ fn step(hands: &mut Hands, ground: &report::Ground, table: &mut Table, folder: O
     table.take();
     let report::Ground { me, nodes, config, .. } = ground;
     let model = Model { me, nodes, config, interfaces: &hands.interfaces, learned: &table.learned };
+    hands.gateways = model.gateways();
     outcome.plan = plan(&model);
     let Ok(plan) = &mut outcome.plan else { return outcome };
     let retain = config.mode == Mode::Bgp && !table.complete;

@@ -15,7 +15,7 @@ use bgp::bfd::{Diagnostic, Output, Packet, Session, Settings, State};
 use kernel::socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
@@ -39,10 +39,11 @@ pub(super) struct Lost {
     pub independent: bool,
 }
 
-/// A BFD session. It ends with this value.
+/// A BFD session. It ends with this value: the peer then takes it for lost.
 pub(super) struct Watch {
     news: mpsc::UnboundedReceiver<News>,
-    _task: JoinSet<()>,
+    stop: oneshot::Sender<()>,
+    task: JoinSet<()>,
 }
 
 impl Watch {
@@ -52,6 +53,13 @@ impl Watch {
             // It could not begin, which was said.
             None => pending().await,
         }
+    }
+
+    /// Ends it as the administrator's will, which the peer takes for no failure (RFC 5882 section 3.2).
+    pub(super) async fn end(mut self) {
+        // It may not have begun.
+        let _ = self.stop.send(());
+        while self.task.join_next().await.is_some() {}
     }
 }
 
@@ -77,18 +85,19 @@ impl Sessions {
             receive: asked.receive,
             multiplier: asked.multiplier.max(1),
         };
+        let (stop, stopped) = oneshot::channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
             match sender_socket(peer, source) {
                 Ok(socket) => {
                     let to = SocketAddr::new(peer, PORT);
                     let session = Session::new(settings);
-                    Task { session, socket, to, transmit: None, detect: None, news }.run(packets).await;
+                    Task { session, socket, to, transmit: None, detect: None, news }.run(packets, stopped).await;
                 }
                 Err(error) => tracing::warn!("no BFD with {peer}: cannot open a socket: {error}"),
             }
         });
-        Watch { news: heard, _task: task }
+        Watch { news: heard, stop, task }
     }
 }
 
@@ -158,7 +167,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut packets: mpsc::UnboundedReceiver<Packet>) {
+    async fn run(mut self, mut packets: mpsc::UnboundedReceiver<Packet>, mut stopped: oneshot::Receiver<()>) {
         let outputs = self.session.start();
         self.carry_out(outputs);
         loop {
@@ -167,6 +176,13 @@ impl Task {
                     Some(packet) => self.session.receive(&packet),
                     None => return,
                 },
+                stop = &mut stopped => {
+                    if stop.is_ok() {
+                        let outputs = self.session.stop();
+                        self.carry_out(outputs);
+                    }
+                    return;
+                }
                 () = at(self.transmit) => self.session.transmit(),
                 () = at(self.detect) => {
                     self.detect = None;

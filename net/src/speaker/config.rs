@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::Family;
-use bgp::filter::{Filter, Rules};
-use bgp::rib::{Identity, Policy};
+use bgp::filter::{Filter, Links, Rules};
+use bgp::rib::{Identity, NextHopMode, Policy};
 use bgp::session::Settings;
 use serde::Deserialize;
 
@@ -35,6 +35,9 @@ pub struct Config {
     /// This node's addresses of both families, as next hops.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// This node's links, where filters ask for interfaces.
+    #[serde(default)]
+    pub links: Links,
     #[serde(default)]
     pub peers: Vec<Peer>,
 }
@@ -64,7 +67,7 @@ pub struct Peer {
     #[serde(default)]
     pub password: Option<Password>,
     #[serde(default)]
-    pub keep_original_next_hop: bool,
+    pub next_hop_mode: NextHopMode,
     #[serde(default = "default_restart_time", with = "super::duration")]
     pub max_restart_time: Duration,
     #[serde(default, with = "super::duration::optional")]
@@ -81,6 +84,9 @@ pub struct Peer {
     pub filters: Vec<Filter>,
     #[serde(default)]
     pub route_reflector_client: bool,
+    /// How many prefixes of a family it may tell.
+    #[serde(default)]
+    pub max_prefixes: Option<u32>,
     /// Waits for the peer to connect.
     #[serde(default)]
     pub passive: bool,
@@ -137,7 +143,16 @@ impl Config {
             cluster_id: self.route_reflector_cluster_id,
             maximum_paths: MAXIMUM_PATHS,
             addresses: self.addresses.clone(),
+            links: Arc::new(self.links.clone()),
         }
+    }
+
+    /// Whether a filter speaks of interfaces.
+    pub fn asks_for_links(&self) -> bool {
+        let all = self.peers.iter().flat_map(|peer| &peer.filters);
+        all.flat_map(|filter| [&filter.export_v4, &filter.import_v4, &filter.export_v6, &filter.import_v6])
+            .flatten()
+            .any(|rule| rule.interface.is_some())
     }
 
     /// Whether sessions of the one can go on under the other.
@@ -158,7 +173,7 @@ impl Peer {
             families: both(),
             source_address: None,
             password: None,
-            keep_original_next_hop: false,
+            next_hop_mode: NextHopMode::Auto,
             max_restart_time: RESTART_TIME,
             keepalive_time: None,
             hold_time: HOLD_TIME,
@@ -166,6 +181,7 @@ impl Peer {
             ttl_security: None,
             filters: Vec::new(),
             route_reflector_client: false,
+            max_prefixes: None,
             passive: false,
             bfd: None,
         }
@@ -189,20 +205,22 @@ impl Peer {
     pub(super) fn policy(&self) -> Policy {
         Policy {
             rules: Arc::new(Rules::new(&self.filters)),
-            keep_original_next_hop: self.keep_original_next_hop,
+            next_hop_mode: self.next_hop_mode,
             allowed_local_as: self.num_allowed_local_as_numbers.into(),
             reflector_client: self.route_reflector_client,
             local_as: self.local_as_number,
+            max_prefixes: self.max_prefixes,
         }
     }
 
     /// Whether only what is decided about routes differs, so that the session goes on.
     pub(super) fn same_session(&self, other: &Self) -> bool {
         let bare = |peer: &Self| Self {
-            keep_original_next_hop: false,
+            next_hop_mode: NextHopMode::Auto,
             num_allowed_local_as_numbers: 0,
             filters: Vec::new(),
             route_reflector_client: false,
+            max_prefixes: None,
             ..peer.clone()
         };
         bare(self) == bare(other)

@@ -9,8 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use api::labels::Selector;
-use bgp::Family;
-use bgp::filter::Filter;
+use bgp::attributes::Community;
+use bgp::filter::{Filter, Links};
+use bgp::rib::NextHopMode;
+use bgp::{Family, Prefix};
 use serde::Deserialize;
 
 use super::config::{Bfd, Config, DEFAULT_AS, DEFAULT_PORT, Password, Peer, RESTART_TIME};
@@ -43,6 +45,24 @@ pub struct Bgp {
     pub peers: Vec<BgpPeer>,
     /// By name.
     pub filters: BTreeMap<String, Filter>,
+    pub communities: Vec<NamedCommunity>,
+    pub prefix_advertisements: Vec<PrefixAdvertisement>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedCommunity {
+    pub name: String,
+    pub value: Community,
+}
+
+/// What this node's own prefixes within `cidr` carry.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefixAdvertisement {
+    pub cidr: Prefix,
+    /// Communities, or the names of some.
+    pub communities: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -59,6 +79,11 @@ pub struct BgpPeer {
     pub local_as_number: Option<u32>,
     pub peer_selector: Option<String>,
     pub keep_original_next_hop: bool,
+    pub next_hop_mode: Option<NextHopMode>,
+    /// The router on a link of this node that leads to the peer, where the peer is not on one.
+    pub reachable_by: Option<IpAddr>,
+    /// How many prefixes of each family the peer may tell (OpenConfig's max-prefixes).
+    pub max_prefixes: Option<u32>,
     pub password: Option<PasswordRef>,
     pub source_address: Option<SourceAddress>,
     #[serde(with = "super::duration::optional")]
@@ -101,6 +126,8 @@ pub enum Error {
     NoRouterId(String),
     #[error("peers[{peer}].{field}: {why}")]
     Field { peer: String, field: &'static str, why: String },
+    #[error("prefixAdvertisements[{0}]: {1:?} is neither a community nor the name of one")]
+    Community(Prefix, String),
     #[error("peers[{peer}].password: Secret kube-system/{} has no key {}", .secret.name, .secret.key)]
     NoPassword { peer: String, secret: SecretKeyRef },
 }
@@ -133,8 +160,37 @@ pub fn config(own: &str, nodes: &[Node], bgp: &Bgp, passwords: &Passwords) -> Re
         listen_port: bgp.listen_port.unwrap_or(DEFAULT_PORT),
         route_reflector_cluster_id: node.cluster_id,
         addresses: Family::ALL.into_iter().filter_map(|family| node.address(family)).collect(),
+        links: Links::default(),
         peers: peers.into_values().collect(),
     })
+}
+
+/// The communities of this node's own prefixes within others.
+///
+/// # Errors
+/// The first name that stands for none.
+pub fn advertisements(bgp: &Bgp) -> Result<Vec<(Prefix, Vec<Community>)>, Error> {
+    let community = |cidr: Prefix, text: &String| {
+        let named = bgp.communities.iter().find(|community| community.name == *text).map(|community| community.value);
+        named.or_else(|| text.parse().ok()).ok_or_else(|| Error::Community(cidr, text.clone()))
+    };
+    let all = bgp.prefix_advertisements.iter().map(|advertisement| {
+        let own = advertisement.communities.iter().map(|text| community(advertisement.cidr, text));
+        Ok((advertisement.cidr, own.collect::<Result<_, _>>()?))
+    });
+    all.collect()
+}
+
+/// By which router each peer of node `own` is reached, where that is said. What of it cannot be meant is left to
+/// [`config`] to say.
+pub fn gateways(own: &Node, bgp: &Bgp) -> BTreeMap<IpAddr, IpAddr> {
+    let selected = |peer: &&BgpPeer| match (&peer.node, &peer.node_selector) {
+        (Some(name), _) => *name == own.name,
+        (None, Some(text)) => matches(text, own).unwrap_or(false),
+        (None, None) => true,
+    };
+    let of_peer = |peer: &BgpPeer| Some((endpoint(peer.peer_ip.as_ref()?)?.0, peer.reachable_by?));
+    bgp.peers.iter().filter(selected).filter_map(of_peer).filter(|(peer, by)| peer.is_ipv4() == by.is_ipv4()).collect()
 }
 
 impl Node {
@@ -189,10 +245,14 @@ impl Cluster<'_> {
                 let asn = asked.as_number.ok_or_else(|| field("asNumber", "needed with peerIP"))?;
                 let (address, port) =
                     endpoint(address).ok_or_else(|| field("peerIP", "no address, or address and port"))?;
+                if asked.reachable_by.is_some_and(|by| by.is_ipv4() != address.is_ipv4() || by == address) {
+                    return Err(field("reachableBy", "another address of peerIP's family is needed"));
+                }
                 let peer = Peer { port: port.unwrap_or(DEFAULT_PORT), ..Peer::new(&asked.name, address, asn) };
                 Ok(vec![self.settle(peer, asked)?])
             }
             (Some(_), None) => Ok(Vec::new()),
+            (None, Some(_)) if asked.reachable_by.is_some() => Err(field("reachableBy", "only with peerIP")),
             (None, Some(text)) => {
                 let remote = |node: &Node| matches(text, node).map_err(|why| field("peerSelector", &why));
                 let mut peers = Vec::new();
@@ -242,12 +302,21 @@ impl Cluster<'_> {
             let why = format!("there is no filter {wanted}");
             found.ok_or_else(|| Error::Field { peer: name(), field: "filters", why })
         };
+        let next_hop_mode = match (asked.next_hop_mode, asked.keep_original_next_hop) {
+            (Some(NextHopMode::Auto | NextHopMode::Itself), true) => {
+                let why = "not together with keepOriginalNextHop".to_owned();
+                return Err(Error::Field { peer: name(), field: "nextHopMode", why });
+            }
+            (_, true) => NextHopMode::Keep,
+            (mode, false) => mode.unwrap_or_default(),
+        };
         let own = self.node.address(Family::of(peer.peer_ip));
         Ok(Peer {
             local_as_number: asked.local_as_number,
             source_address: own.filter(|_| asked.source_address != Some(SourceAddress::None)),
             password,
-            keep_original_next_hop: asked.keep_original_next_hop,
+            next_hop_mode,
+            max_prefixes: asked.max_prefixes,
             max_restart_time: asked.max_restart_time.unwrap_or(RESTART_TIME),
             keepalive_time: asked.keepalive_time,
             num_allowed_local_as_numbers: asked.num_allowed_local_as_numbers,
@@ -350,7 +419,7 @@ mod tests {
         let bgp = json!({"nodeToNodeMeshEnabled": false, "listenPort": 1179, "filters": {"pods": {}}, "peers": [
             {"name": "tor-a", "nodeSelector": "rack in (a)", "peerIP": "192.0.2.254:1790", "asNumber": 65100,
              "filters": ["pods"], "ttlSecurity": 1, "numAllowedLocalASNumbers": 1, "maxRestartTime": "60s",
-             "keepOriginalNextHop": true, "bfd": {"minTxInterval": "100ms"}, "sourceAddress": "None",
+             "keepOriginalNextHop": true, "maxPrefixes": 1000, "reachableBy": "192.0.2.250", "bfd": {"minTxInterval": "100ms"}, "sourceAddress": "None",
              "password": {"secretKeyRef": {"name": "bgp", "key": "mesh"}}}]});
         let config = config_of("n2", &nodes(), bgp.clone()).unwrap();
         let expected = Peer {
@@ -359,14 +428,35 @@ mod tests {
             ttl_security: Some(1),
             num_allowed_local_as_numbers: 1,
             max_restart_time: Duration::from_secs(60),
-            keep_original_next_hop: true,
+            next_hop_mode: NextHopMode::Keep,
+            max_prefixes: Some(1000),
             bfd: Some(Bfd { transmit: Duration::from_millis(100), ..Bfd::default() }),
             password: Some(Password("secret".into())),
             ..Peer::new("tor-a", [192, 0, 2, 254].into(), 65100)
         };
         assert_eq!(config.peers, [expected]);
         assert!(!format!("{config:?}").contains("secret"));
-        assert_eq!(peers("n3", &nodes(), bgp), []);
+        assert_eq!(peers("n3", &nodes(), bgp.clone()), []);
+        let bgp = serde_json::from_value(bgp).unwrap();
+        let by = |node: usize| gateways(&nodes()[node], &bgp);
+        assert_eq!(by(1), BTreeMap::from([([192, 0, 2, 254].into(), [192, 0, 2, 250].into())]));
+        assert_eq!(by(2), BTreeMap::new());
+    }
+
+    #[test]
+    fn own_prefixes_carry_communities_by_name_or_value() {
+        let bgp = |communities: Value| -> Bgp {
+            let named = json!([{"name": "pods", "value": "64512:300"}]);
+            let advertised = json!([{"cidr": "10.244.0.0/16", "communities": communities}]);
+            serde_json::from_value(json!({"communities": named, "prefixAdvertisements": advertised})).unwrap()
+        };
+        let known = advertisements(&bgp(json!(["pods", "1:2:3"]))).unwrap();
+        let communities = ["64512:300", "1:2:3"].map(|text| text.parse().unwrap());
+        assert_eq!(known, [("10.244.0.0/16".parse().unwrap(), communities.to_vec())]);
+        assert_eq!(
+            advertisements(&bgp(json!(["other"]))).unwrap_err().to_string(),
+            "prefixAdvertisements[10.244.0.0/16]: \"other\" is neither a community nor the name of one"
+        );
     }
 
     #[test]
@@ -380,7 +470,11 @@ mod tests {
         assert_eq!(wrong(peer), "peers[x].filters: there is no filter f");
         let peer = json!({"name": "x", "peerIP": "1.2.3.4", "asNumber": 1, "password": {"secretKeyRef": {"name": "a", "key": "b"}}});
         assert_eq!(wrong(peer), "peers[x].password: Secret kube-system/a has no key b");
-        assert!(serde_json::from_value::<Bgp>(json!({"peers": [{"reachableBy": "1.1.1.1"}]})).is_err());
+        let peer = json!({"name": "x", "peerIP": "1.2.3.4", "asNumber": 1, "reachableBy": "fd00::1"});
+        assert_eq!(wrong(peer), "peers[x].reachableBy: another address of peerIP's family is needed");
+        let peer = json!({"name": "x", "peerSelector": "all()", "nextHopMode": "Self", "keepOriginalNextHop": true});
+        assert_eq!(wrong(peer), "peers[x].nextHopMode: not together with keepOriginalNextHop");
+        assert!(serde_json::from_value::<Bgp>(json!({"peers": [{"reversePeering": "Manual"}]})).is_err());
         assert_eq!(config_of("n7", &nodes(), json!({})).unwrap_err(), Error::NoNode("n7".into()));
     }
 }

@@ -13,7 +13,7 @@ pub mod mesh;
 mod peer;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use bgp::message::Notification;
 use bgp::message::notification::{ADMINISTRATIVE_SHUTDOWN, CONFIGURATION_CHANGE, DECONFIGURED};
 use bgp::rib::{Change, PeerId, Rib, Selection};
+use bgp::session::State;
 use bgp::{Family, Prefix};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -44,6 +45,8 @@ pub enum Event {
     Changes(Vec<Change>),
     /// All peers have told what they know, or took too long: routes of before, which no change has named, are stale.
     Synchronised,
+    /// With whom there is a session. After a restart, not before `Synchronised`.
+    Established(BTreeSet<IpAddr>),
 }
 
 /// Why a speaker could not begin.
@@ -93,6 +96,12 @@ impl Shared {
         }
     }
 
+    fn established(&self) -> BTreeSet<IpAddr> {
+        let reports = lock(&self.reports);
+        let stands = |member: &&Member| reports.get(&member.id).is_some_and(|r| r.state == State::Established);
+        lock(&self.peers).values().filter(stands).map(|member| member.config.peer_ip).collect()
+    }
+
     /// Says to all that routes of before the restart are not awaited any more.
     fn wake_all(&self) {
         lock(&self.peers).values().for_each(|member| member.wake.notify_one());
@@ -109,13 +118,23 @@ pub struct Handle {
     tasks: JoinSet<()>,
 }
 
-/// Starts a speaker. `restarting`: the kernel still has routes of a predecessor, so peers are told so, and nothing is told
-/// to them or to the kernel before all have told their routes, or half a minute.
+/// What the kernel still has routes of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Predecessor {
+    /// There was none, or it left nothing.
+    None,
+    /// One that had sessions with these peers; with all, where it is not known. Peers are told of the restart, and nothing
+    /// is told to them or to the kernel before these have told their routes, or half a minute.
+    With(Option<BTreeSet<IpAddr>>),
+}
+
+/// Starts a speaker.
 ///
 /// # Errors
 /// Where the port cannot be had, or a peer's configuration cannot be meant.
-pub async fn start(config: Config, restarting: bool) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
+pub async fn start(config: Config, predecessor: Predecessor) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
     check(&config)?;
+    let restarting = predecessor != Predecessor::None;
     let listeners = listen::Listeners::open(&config)?;
     let shared = Arc::new(Shared {
         rib: Mutex::new(Rib::new(config.identity(), restarting)),
@@ -130,13 +149,19 @@ pub async fn start(config: Config, restarting: bool) -> Result<(Handle, mpsc::Re
     let mut handle =
         Handle { shared, config: Config { peers: Vec::new(), ..config.clone() }, next_id: 1, listeners, tasks };
     handle.listeners.serve(&handle.shared, &mut handle.tasks);
+    let awaits = |peer: &Peer| match &predecessor {
+        Predecessor::None => false,
+        Predecessor::With(known) => known.as_ref().is_none_or(|known| known.contains(&peer.peer_ip)),
+    };
+    let awaited = config.peers.iter().any(awaits);
     for peer in config.peers {
-        handle.add(peer);
+        let awaits = awaits(&peer);
+        handle.add(peer, awaits);
     }
     if restarting {
         let shared = Arc::clone(&handle.shared);
         handle.tasks.spawn(async move {
-            tokio::time::sleep(if lock(&shared.peers).is_empty() { Duration::ZERO } else { DEFERRAL }).await;
+            tokio::time::sleep(if awaited { DEFERRAL } else { Duration::ZERO }).await;
             lock(&shared.rib).stop_waiting();
             shared.wake_all();
         });
@@ -159,22 +184,24 @@ fn check(config: &Config) -> Result<(), Error> {
 
 /// Tells the daemon what changed, and once that the table is complete.
 async fn hand_on(shared: Arc<Shared>, events: mpsc::Sender<Event>) {
-    let mut synchronised = false;
+    let (mut synchronised, mut known) = (false, BTreeSet::new());
     loop {
         let (changes, waiting) = {
             let mut rib = lock(&shared.rib);
             (rib.take_changes(CHANGES), rib.is_waiting())
         };
-        let event = match (changes.is_empty(), waiting || synchronised) {
-            (false, _) => Event::Changes(changes),
-            (true, false) => {
-                synchronised = true;
-                Event::Synchronised
-            }
-            (true, true) => {
-                shared.changed.notified().await;
-                continue;
-            }
+        let established = if waiting { known.clone() } else { shared.established() };
+        let event = if !changes.is_empty() {
+            Event::Changes(changes)
+        } else if !waiting && !synchronised {
+            synchronised = true;
+            Event::Synchronised
+        } else if established != known {
+            known.clone_from(&established);
+            Event::Established(established)
+        } else {
+            shared.changed.notified().await;
+            continue;
         };
         if events.send(event).await.is_err() {
             return;
@@ -196,33 +223,45 @@ impl Handle {
             lock(&self.shared.peers).values().for_each(|member| self.expect(&member.config));
         }
         let same_speaker = self.config.same_speaker(&config);
+        let same_links = self.config.links == config.links;
         lock(&self.shared.rib).set_identity(config.identity());
         self.config = Config { peers: Vec::new(), ..config.clone() };
         let known: Vec<(IpAddr, Peer)> =
             lock(&self.shared.peers).iter().map(|(address, member)| (*address, member.config.clone())).collect();
         for (address, old) in known {
             match config.peers.iter().find(|peer| peer.peer_ip == address) {
-                Some(new) if same_speaker && old.same_session(new) => self.change(&old, new),
+                Some(new) if same_speaker && old.same_session(new) => {
+                    self.change(&old, new);
+                    if !same_links && new.policy().rules.import_by_interface() {
+                        self.ask_anew(address);
+                    }
+                }
                 Some(new) => {
                     self.remove(address, Notification::new(CONFIGURATION_CHANGE)).await;
-                    self.add(new.clone());
+                    self.add(new.clone(), false);
                 }
                 None => self.remove(address, Notification::new(DECONFIGURED)).await,
             }
         }
         for peer in config.peers {
             if !lock(&self.shared.peers).contains_key(&peer.peer_ip) {
-                self.add(peer);
+                self.add(peer, false);
             }
         }
         self.shared.wake();
         Ok(())
     }
 
-    fn add(&mut self, config: Peer) {
+    /// `awaited`: its routes are waited for, as it had a session before the restart.
+    fn add(&mut self, config: Peer, awaited: bool) {
         let id = self.next_id;
         self.next_id += 1;
-        lock(&self.shared.rib).add_peer(id, config.policy());
+        let mut rib = lock(&self.shared.rib);
+        rib.add_peer(id, config.policy());
+        if awaited {
+            rib.await_peer(id);
+        }
+        drop(rib);
         self.expect(&config);
         let (orders, inbox) = mpsc::unbounded_channel();
         let wake = Arc::new(Notify::new());
@@ -248,8 +287,19 @@ impl Handle {
         member.config = new.clone();
         let (before, after) = (old.policy(), new.policy());
         let import = !before.rules.same_import(&after.rules) || before.allowed_local_as != after.allowed_local_as;
+        let limit = before.max_prefixes != after.max_prefixes;
         lock(&self.shared.rib).set_policy(member.id, after);
+        // The task may be gone where it panicked.
         if import {
+            let _ = member.orders.send(Order::AskAnew);
+        }
+        if limit {
+            let _ = member.orders.send(Order::Limit);
+        }
+    }
+
+    fn ask_anew(&self, address: IpAddr) {
+        if let Some(member) = lock(&self.shared.peers).get(&address) {
             // The task may be gone where it panicked.
             let _ = member.orders.send(Order::AskAnew);
         }
@@ -273,6 +323,17 @@ impl Handle {
     pub fn originate(&self, routes: &[Origination]) {
         lock(&self.shared.rib).originate(routes);
         self.shared.wake();
+    }
+
+    /// Ends BFD, before this process ends, so that no peer takes that for a failure. Sessions are left to close without a
+    /// word.
+    pub async fn end_bfd(&self) {
+        let members: Vec<_> = lock(&self.shared.peers).values().map(|member| member.orders.clone()).collect();
+        for orders in members {
+            let (done, waits) = tokio::sync::oneshot::channel();
+            let _ = orders.send(Order::EndBfd(done));
+            let _ = tokio::time::timeout(Duration::from_secs(1), waits).await;
+        }
     }
 
     /// Ends all sessions for good, saying why: peers drop this node's routes at once.
@@ -302,7 +363,11 @@ impl Handle {
                     received: counts.received,
                     accepted: counts.accepted,
                     sent: counts.sent,
-                    last_error: report.last_error,
+                    last_error_ago: report
+                        .last_error
+                        .as_ref()
+                        .map(|(_, at)| now.saturating_duration_since(*at).as_secs()),
+                    last_error: report.last_error.map(|(words, _)| words),
                     bfd: report.bfd,
                     stale_for: report.stale_until.map(|until| until.duration_since(now).as_secs()),
                 }

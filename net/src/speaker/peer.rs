@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::message::{Dialect, Message, Notification};
+use bgp::Family;
+use bgp::message::{Dialect, Message, Notification, Update};
 use bgp::rib::{Live, PeerId};
 use bgp::session::{Down, Input, Negotiated, Output, Session, Side, State, Timer};
 use tokio::io::Ready;
@@ -40,6 +41,10 @@ pub(super) enum Order {
     Accepted(TcpStream),
     /// The peer is to tell its routes again.
     AskAnew,
+    /// How many prefixes the peer may tell has changed.
+    Limit,
+    /// End BFD; the sender is told when it has ended.
+    EndBfd(oneshot::Sender<()>),
     /// End the session, saying this; the sender is told when it has ended.
     Stop(Notification, oneshot::Sender<()>),
 }
@@ -56,6 +61,8 @@ pub(super) struct Task {
     timers: BTreeMap<Timer, Instant>,
     established: Option<(Side, Box<Negotiated>)>,
     stale_until: Option<Instant>,
+    /// What was read and is not yet in the table.
+    updates: Vec<Update>,
     report: Report,
     bfd: Option<bfd::Watch>,
     was_waiting: bool,
@@ -86,6 +93,7 @@ impl Task {
             timers: BTreeMap::new(),
             established: None,
             stale_until: None,
+            updates: Vec::new(),
             report: Report::fresh(),
             bfd: None,
             was_waiting,
@@ -104,12 +112,19 @@ impl Task {
                 Happened::Ordered(None) => return,
                 Happened::Ordered(Some(Order::Stop(told, done))) => {
                     self.handle(Input::Stop(told));
+                    self.end_bfd().await;
                     // Nobody may wait for it any more.
                     let _ = done.send(());
                     return;
                 }
                 Happened::Ordered(Some(Order::Accepted(stream))) => self.offer(Side::Incoming, stream),
                 Happened::Ordered(Some(Order::AskAnew)) => self.ask_anew(),
+                Happened::Ordered(Some(Order::Limit)) => self.limit(),
+                Happened::Ordered(Some(Order::EndBfd(done))) => {
+                    self.end_bfd().await;
+                    // Nobody may wait for it any more.
+                    let _ = done.send(());
+                }
                 Happened::Expired => self.expired(),
                 Happened::Ready(side, ready) => self.ready(side, ready),
                 Happened::Connected(Ok(stream)) => self.offer(Side::Outgoing, stream),
@@ -117,6 +132,12 @@ impl Task {
                 Happened::Bfd(news) => self.bfd_news(news),
                 Happened::Woken => self.waiting_over(),
             }
+        }
+    }
+
+    async fn end_bfd(&mut self) {
+        if let Some(bfd) = self.bfd.take() {
+            bfd.end().await;
         }
     }
 
@@ -140,6 +161,9 @@ impl Task {
     }
 
     fn carry_out(&mut self, output: Output) {
+        if !matches!(output, Output::Update(_) | Output::Start(..)) {
+            self.update();
+        }
         match output {
             Output::Connect => {
                 let attempt = connect(self.config.clone(), CONNECT);
@@ -164,18 +188,31 @@ impl Task {
             Output::Update(update) => {
                 if let Some(fault) = update.faults.first() {
                     tracing::warn!("peer {}: {fault}", self.config.name);
-                    self.report.last_error = Some(fault.to_string());
+                    self.report.last_error = Some((fault.to_string(), Instant::now()));
                 }
-                let ended = update.end_of_rib.is_some();
-                let mut rib = lock(&self.shared.rib);
-                rib.update(self.id, update);
-                if ended && rib.has_told_all(self.id) {
-                    self.stale_until = None;
-                }
+                self.updates.push(update);
             }
             Output::Refresh(family) => lock(&self.shared.rib).refresh(self.id, family),
             Output::Down(down) => self.down(&down),
         }
+    }
+
+    /// Takes in what the peer told: all that was read together, since the table is shared.
+    fn update(&mut self) {
+        if self.updates.is_empty() {
+            return;
+        }
+        let mut rib = lock(&self.shared.rib);
+        for update in std::mem::take(&mut self.updates) {
+            let ended = update.end_of_rib.is_some();
+            rib.update(self.id, update);
+            if ended && rib.has_told_all(self.id) {
+                self.stale_until = None;
+            }
+        }
+        let excess = rib.excess(self.id);
+        drop(rib);
+        self.end_by(excess);
     }
 
     fn send(&mut self, side: Side, message: &Message) {
@@ -261,6 +298,7 @@ impl Task {
             at = end;
             self.handle(Input::Received(side, message));
         }
+        self.update();
         if let Some(connection) = &mut self.connections[side as usize] {
             connection.consume(at);
         }
@@ -303,6 +341,22 @@ impl Task {
         }
     }
 
+    /// Ends the session where the peer has told more than it may.
+    fn end_by(&mut self, excess: Option<(Family, u32)>) {
+        if let Some((family, bound)) = excess {
+            self.handle(Input::TooManyPrefixes(family, bound));
+        }
+    }
+
+    /// Who waits because it told too much need not under another limit.
+    fn limit(&mut self) {
+        if self.timers.remove(&Timer::IdleHold).is_some() {
+            self.handle(Input::Expired(Timer::IdleHold));
+        }
+        let excess = lock(&self.shared.rib).excess(self.id);
+        self.end_by(excess);
+    }
+
     fn ask_anew(&mut self) {
         let Some((side, negotiated)) = self.established.clone() else { return };
         if !negotiated.route_refresh {
@@ -325,16 +379,24 @@ impl Task {
 
     fn report(&mut self) {
         let state = self.session.state();
-        if state != self.report.state {
+        let changed = state != self.report.state;
+        if changed {
             self.report.state = state;
             self.report.since = Instant::now();
         }
-        if state != State::Established {
-            self.report.last_error =
-                self.session.last_error().map(ToString::to_string).or(self.report.last_error.take());
+        // While a session stands, what ends is a second connection that nobody needs.
+        if let Some(reason) = self.session.take_error().filter(|_| state != State::Established) {
+            self.report.last_error = Some((reason.to_string(), Instant::now()));
+            if reason.is_refusal() {
+                lock(&self.shared.rib).stop_waiting_for(self.id);
+                self.after_updates();
+            }
         }
         self.report.stale_until = self.stale_until;
         lock(&self.shared.reports).insert(self.id, self.report.clone());
+        if changed {
+            self.shared.changed.notify_one();
+        }
     }
 }
 

@@ -20,8 +20,9 @@ pub struct PeerStatus {
     pub received: usize,
     pub accepted: usize,
     pub sent: usize,
-    /// Why the last session ended or did not come about.
+    /// Why the last session ended or did not come about, and how many seconds ago that was.
     pub last_error: Option<String>,
+    pub last_error_ago: Option<u64>,
     /// Where BFD was asked for.
     pub bfd: Option<bfd::State>,
     /// Routes of before the peer's restart are in use, for so many seconds yet.
@@ -33,7 +34,7 @@ pub struct PeerStatus {
 pub(super) struct Report {
     pub state: State,
     pub since: Instant,
-    pub last_error: Option<String>,
+    pub last_error: Option<(String, Instant)>,
     pub bfd: Option<bfd::State>,
     pub stale_until: Option<Instant>,
 }

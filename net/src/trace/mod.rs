@@ -9,12 +9,13 @@ mod text;
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::control::Ends;
 use crate::policy::decide::{Packet, Side, Verdict, decide};
 use crate::policy::model::{Model, Name, Pod, Protocol};
 
 pub use probe::{Answer, Found, probe};
 pub use question::{Question, Service, service};
-pub use text::text;
+pub use text::{counted, text};
 
 /// The way from the source to each of the destinations that it may come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,12 @@ impl Path {
             (passing, all) if passing == all => Foretold::Passes,
             _ => Foretold::Some,
         }
+    }
+
+    /// The nodes that know more of the packet than what is foretold.
+    pub fn ends(&self) -> Ends {
+        let destinations = self.legs.iter().filter(|leg| !leg.node.is_empty()).map(|leg| leg.node.to_string());
+        Ends { source: self.node.to_string(), destinations: destinations.collect() }
     }
 
     /// What the source connects to.
@@ -187,6 +194,7 @@ mod tests {
         let question = Question::parse("a/client", "a/web-2:8080").unwrap();
         let path = path(&model, &question, None).unwrap();
         assert_eq!(path.foretold(), Foretold::Stopped);
+        assert_eq!(path.ends(), Ends { source: "n1".into(), destinations: ["n2".into()].into() });
         let goal = "10.0.1.2:8080".parse().unwrap();
         assert_eq!(
             lines(&path, &Found::Answers(vec![(goal, Answer::Silence)])),

@@ -25,10 +25,15 @@ pub fn text(path: &Path, found: &Found, dropped: &[(String, u64)]) -> String {
     }
     let _ = writeln!(out, "foretold   {}", foretold(path));
     write_found(&mut out, path, found);
-    for (who, packets) in dropped {
-        let _ = writeln!(out, "counted    {packets} packets dropped meanwhile: {who}");
-    }
+    out.push_str(&counted(dropped, ""));
     out
+}
+
+/// What was dropped meanwhile; `place` says where, if that is not the source's node.
+pub fn counted(dropped: &[(String, u64)], place: &str) -> String {
+    let line =
+        |(who, packets): &(String, u64)| format!("counted    {packets} packets dropped meanwhile{place}: {who}\n");
+    dropped.iter().map(line).collect()
 }
 
 fn write_leg(out: &mut String, leg: &Leg, protocol: Protocol) {

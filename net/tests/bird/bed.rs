@@ -68,6 +68,15 @@ impl Bed {
 
     /// Our speaker with this configuration.
     pub fn speaker(&self, config: &Value, restarting: bool) -> Speaker {
+        self.start(&json!({"config": config, "restarting": restarting}))
+    }
+
+    /// Our speaker after one that had sessions with these.
+    pub fn successor(&self, config: &Value, sessions: &[&str]) -> Speaker {
+        self.start(&json!({"config": config, "restarting": true, "sessions": sessions}))
+    }
+
+    fn start(&self, how: &Value) -> Speaker {
         let spawn = || {
             Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "speaker_process", "--nocapture"])
@@ -81,7 +90,7 @@ impl Bed {
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut speaker = Speaker { child, input, output };
-        speaker.ask(&json!({"start": {"config": config, "restarting": restarting}}));
+        speaker.ask(&json!({"start": how}));
         speaker
     }
 

@@ -153,3 +153,51 @@ fn a_peer_that_bird_refuses_says_so() {
         (said.contains("received OPEN message error: bad peer AS (2/2)"), said)
     });
 }
+
+#[test]
+fn a_peer_that_tells_too_much_is_told_so_and_waits() {
+    let Some(bed) = Bed::new("a_peer_that_tells_too_much_is_told_so_and_waits") else { return };
+    let bird = bed.bird(&(routes(["10.50.0.0/24", "10.51.0.0/24", "10.52.0.0/24"]) + &bgp(65001, 64512, "")));
+    let mut speaker = bed.speaker(&ours(64512, 65001, json!({"maxPrefixes": 2})), false);
+    eventually_with("it is said", || {
+        let peer = speaker.peer();
+        let told = "sent cease: maximum number of prefixes reached (6/1): more than 2 of IPv4";
+        (peer["lastError"] == told && peer["state"] == "Idle", peer.to_string())
+    });
+    assert!(speaker.hops("10.50.0.0/24").is_null(), "none of its routes stays");
+    eventually_with("BIRD knows why", || {
+        let said = bird.ask("show protocols all ours");
+        (said.contains("Maximum number of prefixes reached") || said.contains("Hard"), said)
+    });
+    speaker.ask(&json!({"configure": {"config": ours(64512, 65001, json!({"maxPrefixes": 3}))}}));
+    eventually_with("under another limit it need not wait", || {
+        let peer = speaker.peer();
+        (peer["received"] == 3 && peer["state"] == "Established", peer.to_string())
+    });
+    assert!(speaker.peer()["lastErrorAgo"].is_u64(), "the error is not of now");
+    speaker.ask(&json!({"configure": {"config": ours(64512, 65001, json!({"maxPrefixes": 1}))}}));
+    eventually("a lower limit holds at once", || speaker.peer()["state"] == "Idle");
+}
+
+/// RFC 5882 section 3.2. BIRD takes the administrator's end of BFD for a failure all the same, which is one of a restart
+/// where it was told `bfd graceful`.
+#[test]
+fn the_end_of_bfd_in_order_loses_no_route() {
+    let Some(bed) = Bed::new("the_end_of_bfd_in_order_loses_no_route") else { return };
+    let options = "bfd graceful; graceful restart on; graceful restart time 60;";
+    let bird = bed.bird(&(routes(["10.50.0.0/24"]) + &bgp(65001, 64512, options)));
+    let bfd = json!({"bfd": {"minTxInterval": "100ms", "minRxInterval": "100ms", "multiplier": 3}});
+    let mut speaker = bed.speaker(&ours(64512, 65001, bfd), false);
+    speaker.originate(&["10.244.1.0/24"]);
+    speaker.established();
+    eventually("BIRD has ours", || bird.learned() == 1);
+    eventually_with("BFD is up", || (speaker.peer()["bfd"] == "Up", speaker.peer().to_string()));
+    speaker.ask(&json!("endBfd"));
+    eventually_with("BIRD hears it", || {
+        let said = bird.ask("show bfd sessions");
+        (!said.contains(" Up "), said)
+    });
+    speaker.kill();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(bird.learned(), 1, "{}", bird.ask("show protocols all ours"));
+}

@@ -1,9 +1,10 @@
 //! The speaker as a process: a line of JSON asks, a line answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use net::speaker::{Config, Event, Handle, Origination};
+use net::speaker::{Config, Event, Handle, Origination, Predecessor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -14,6 +15,9 @@ enum Request {
     Start {
         config: Config,
         restarting: bool,
+        /// With whom the predecessor had sessions.
+        #[serde(default)]
+        sessions: Option<BTreeSet<IpAddr>>,
     },
     Configure {
         config: Config,
@@ -27,6 +31,7 @@ enum Request {
         count: u32,
     },
     Peers,
+    EndBfd,
     Table,
     Count,
     ShutDown {
@@ -52,8 +57,9 @@ async fn serve() {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
         let answer = match serde_json::from_str(&line).unwrap() {
-            Request::Start { config, restarting } => {
-                let (started, events) = net::speaker::start(config, restarting).await.unwrap();
+            Request::Start { config, restarting, sessions } => {
+                let predecessor = if restarting { Predecessor::With(sessions) } else { Predecessor::None };
+                let (started, events) = net::speaker::start(config, predecessor).await.unwrap();
                 tokio::spawn(follow(events, Arc::clone(&table)));
                 handle = Some(started);
                 Value::Null
@@ -77,6 +83,7 @@ async fn ask(handle: &mut Handle, request: Request) -> Value {
     let own = |prefix: String| Origination { prefix: prefix.parse().unwrap(), next_hop: None, communities: vec![] };
     match request {
         Request::Configure { config } => handle.configure(config).await.unwrap(),
+        Request::EndBfd => handle.end_bfd().await,
         Request::Originate { prefixes } => handle.originate(&prefixes.into_iter().map(own).collect::<Vec<_>>()),
         Request::OriginateMany { first, count } => {
             let first = u32::from(first.parse::<std::net::Ipv4Addr>().unwrap());
@@ -98,6 +105,7 @@ async fn follow(mut events: tokio::sync::mpsc::Receiver<Event>, table: Arc<Mutex
                 table.synchronised = true;
                 continue;
             }
+            Event::Established(_) => continue,
         };
         for change in changes {
             let prefix = change.prefix.to_string();

@@ -1,6 +1,6 @@
 //! Graceful restart, both ways: SIGKILL loses no route on either side.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -63,4 +63,29 @@ fn a_peer_that_does_not_come_back_is_forgotten() {
     bird.kill();
     eventually("its route goes", || speaker.hops("10.50.0.0/24").is_null());
     assert_eq!(speaker.table()["lost"], 1);
+}
+
+/// Who had no session before, or refuses one, keeps nobody waiting.
+#[test]
+fn only_peers_that_were_up_are_awaited() {
+    let Some(bed) = Bed::new("only_peers_that_were_up_are_awaited") else { return };
+    let bird = bed.bird(&(routes(["10.50.0.0/24"]) + &bgp(64512, 64512, GRACEFUL)));
+    let mut config = ours(64512, 64512, json!({}));
+    let absent = json!({"name": "absent", "peerIP": "10.99.0.77", "asNumber": 64512});
+    config["peers"].as_array_mut().unwrap().push(absent);
+    let begin = Instant::now();
+    let mut speaker = bed.successor(&config, &[BIRDS]);
+    eventually_with("all is known", || (speaker.table()["synchronised"] == true, speaker.peer().to_string()));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!(speaker.hops("10.50.0.0/24"), json!([BIRDS]), "BIRD was waited for");
+    drop((speaker, bird));
+
+    let _refusing = bed.bird(&bgp(65001, 64999, ""));
+    let begin = Instant::now();
+    let mut speaker = bed.successor(&ours(64512, 65001, json!({})), &[BIRDS]);
+    eventually_with("it is not waited for", || (speaker.table()["synchronised"] == true, speaker.peer().to_string()));
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    drop(speaker);
+    let mut speaker = bed.successor(&ours(64512, 65001, json!({})), &[]);
+    eventually_with("nobody is", || (speaker.table()["synchronised"] == true, String::new()));
 }

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use kernel::conntrack;
 use kernel::netlink::{Address, Kernel, LinkChange, Network, Route, VethEnd};
 use kernel::netns::Netns;
 use kernel::nftables::{Nft, Nftables};
@@ -76,7 +77,7 @@ impl Bed {
             return None;
         }
         let pods = (0..PODS.len()).map(|pod| Member::join(&node, pod)).collect();
-        let mut bed = Self { node, pods, keeper: Keeper::new(NODE, Box::new(Nft)), round: 0 };
+        let mut bed = Self { node, pods, keeper: Keeper::new(NODE, Box::new(Nft), None), round: 0 };
         bed.note(objects());
         bed.attach_all();
         bed.sync();
@@ -94,7 +95,7 @@ impl Bed {
         self.note(all);
     }
 
-    fn attachment(&self, pod: usize) -> Attachment {
+    pub fn attachment(&self, pod: usize) -> Attachment {
         let (namespace, name) = PODS[pod].split_once('/').unwrap();
         let member = &self.pods[pod];
         Attachment {
@@ -110,6 +111,24 @@ impl Bed {
     pub fn sync(&mut self) -> Step {
         let keeper = &mut self.keeper;
         self.node.run(|| keeper.sync().unwrap()).unwrap()
+    }
+
+    /// Ends the flows that the policies do not allow any more; how many there were.
+    pub fn end_flows(&mut self) -> usize {
+        let keeper = &mut self.keeper;
+        let own = HashSet::from(["10.244.1.1", "fd00:244::1"].map(ip));
+        self.node.run(|| keeper.end_flows(own).unwrap()).unwrap()
+    }
+
+    /// A keeper as a new process has it.
+    pub fn begin_anew(&mut self) {
+        let conntrack = self.node.run(|| conntrack::Kernel::open().unwrap()).unwrap();
+        self.keeper = Keeper::new(NODE, Box::new(Nft), Some(Box::new(conntrack)));
+        self.note(objects());
+        for pod in 0..PODS.len() {
+            let attachment = self.attachment(pod);
+            self.keeper.found(attachment);
+        }
     }
 
     pub fn list(&self, command: &str) -> String {

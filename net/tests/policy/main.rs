@@ -10,13 +10,15 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use kernel::conntrack::{self, Conntrack, Flow};
 use kernel::netlink::{Address, Kernel, Network};
 use kernel::netns::Netns;
 use kernel::nftables::{Nft, Nftables};
+use kernel::socket;
 use net::policy::decide::{Packet, decide};
 use net::policy::model::{Model, Name, Pod, Policy, Protocol};
 use net::policy::plan::Change;
-use net::policy::sync::{self, Keeper, Step};
+use net::policy::sync::{self, Met, Step};
 use serde_json::{Value, json};
 
 use bed::{Bed, PODS, Probe, addresses, every_probe, ip, objects, pod};
@@ -133,6 +135,13 @@ fn a_drop_is_counted_and_named() {
         assert!(drops.get(who).is_some_and(|count| *count > 0), "{who}: {drops:?}");
     }
     assert_eq!(drops["ingress of x/b"], 0);
+    let met = bed.node.run(|| sync::met(&Nft).unwrap()).unwrap();
+    for (from, to) in [(4, 0), (4, 5), (2, 4)] {
+        let dropped = |met: &Met| {
+            (met.source, met.destination, met.protocol, met.port) == (bed.pods[from].four, bed.pods[to].four, 6, 80)
+        };
+        assert!(met.iter().any(|met| dropped(met) && met.remembered > 100_000), "{met:?}");
+    }
     let text = bed.list("list table inet bosun-policy");
     assert!(text.contains("drop comment \"ingress not allowed by deny\""), "{text}");
 }
@@ -154,9 +163,7 @@ fn a_fresh_process_finds_everything_right_and_flows_go_on() {
     let (mut far, _) = listener.accept().unwrap();
     let before = bed.list("list table inet bosun-policy");
 
-    bed.keeper = Keeper::new(bed::NODE, Box::new(Nft));
-    bed.note(objects());
-    bed.attach_all();
+    bed.begin_anew();
     bed.keeper.note(Change::Policy(name.clone(), Some(policy)));
     assert_eq!(bed.sync(), Step::Nothing);
     assert_eq!(bed.list("list table inet bosun-policy"), before);
@@ -176,16 +183,106 @@ fn a_fresh_process_finds_everything_right_and_flows_go_on() {
     assert_eq!(bed.sync(), Step::Adopted);
     connect(&bed.pods[4].netns, bed.pods[0].four, 80).unwrap_err();
 
-    // A flow that was allowed when it began goes on under a policy that would not let it begin.
-    bed.keeper.note(Change::Policy(name, None));
-    bed.keeper.note(deny("x", &["Ingress", "Egress"]));
-    bed.sync();
-    connect(&bed.pods[2].netns, bed.pods[0].four, 80).unwrap_err();
+    assert_eq!(bed.end_flows(), 0);
     flow.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     flow.write_all(b"ping").unwrap();
     far.read_exact(&mut [0; 4]).unwrap();
     far.write_all(b"pong").unwrap();
     flow.read_exact(&mut [0; 4]).unwrap();
+}
+
+#[test]
+fn flows_that_a_policy_comes_to_forbid_end_and_others_go_on() {
+    let Some(mut bed) = Bed::new("flows") else { return };
+    bed.begin_anew();
+    bed.sync();
+    // From x/b on the bridge to x/a on it, to routed x/c, and from the node to x/a.
+    let open = |from: &Netns, to: usize| {
+        let listener = bed.pods[to].netns.run(|| TcpListener::bind("0.0.0.0:0").unwrap()).unwrap();
+        let near = connect(from, bed.pods[to].four, listener.local_addr().unwrap().port()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        near.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        far.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        (near, far)
+    };
+    let mut forbidden = [open(&bed.pods[1].netns, 0), open(&bed.pods[4].netns, 5)];
+    let mut allowed = [open(&bed.node, 0), open(&bed.pods[0].netns, 4), open(&bed.pods[2].netns, 5)];
+    let passes = |(near, far): &mut (TcpStream, TcpStream)| {
+        near.write_all(b"ping").unwrap();
+        far.read_exact(&mut [0; 4]).is_ok()
+    };
+    forbidden.iter_mut().chain(&mut allowed).for_each(|flow| assert!(passes(flow)));
+    let allow = json!({"metadata": {"namespace": "x", "name": "p"}, "spec": {"podSelector": {},
+        "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}]}]}});
+    let (name, policy) = read(&allow);
+    bed.keeper.note(Change::Policy(name, Some(policy)));
+    bed.sync();
+    assert!(bed.keeper.is_stricter());
+    assert_eq!(bed.end_flows(), 2);
+    forbidden.iter_mut().for_each(|flow| assert!(!passes(flow)));
+    allowed.iter_mut().for_each(|flow| assert!(passes(flow)));
+    assert!(!bed.keeper.is_stricter());
+    assert_eq!(bed.end_flows(), 0);
+
+    // Another pod gets the address: nothing of the old one's is established.
+    let link = bed.pods[4].link.clone();
+    bed.keeper.note(Change::Detached(link.as_str().into()));
+    bed.sync();
+    assert!(bed.keeper.has_moved());
+    assert!(bed.end_flows() >= 1);
+    let count = bed.node.run(|| conntrack::Kernel::open().unwrap().flows(6).unwrap()).unwrap();
+    let of_old = |flow: &&Flow| [flow.original.source, flow.original.destination].contains(&bed.pods[4].four);
+    assert_eq!(count.iter().filter(of_old).count(), 0);
+}
+
+/// An INIT, as RFC 9260 section 3.3.2 has it.
+fn sctp(from: u16, to: u16) -> Vec<u8> {
+    let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9]);
+    // CRC32c, section 6.8.
+    let crc = packet.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+    });
+    packet[8..12].copy_from_slice(&(!crc).to_le_bytes());
+    packet
+}
+
+/// Also where the kernel has no SCTP: packets of our own making, from and to raw sockets.
+#[test]
+fn sctp_is_judged_by_its_ports() {
+    let Some(mut bed) = Bed::new("SCTP") else { return };
+    let from = bed.pods[2].netns.run(|| socket::raw(132).unwrap()).unwrap();
+    let to = bed.pods[5].netns.run(|| socket::raw(132).unwrap()).unwrap();
+    to.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let goal = bed.pods[5].four;
+    let mut source = 30_000;
+    let mut arrives = |port: u16| {
+        source += 1;
+        from.send_to(&sctp(source, port), (goal, 0)).unwrap();
+        let mut packet = [0; 128];
+        let met = to.recv(&mut packet).is_ok();
+        assert!(!met || packet[20..24] == [source.to_be_bytes(), port.to_be_bytes()].concat());
+        met
+    };
+    assert!(arrives(7777), "before any policy");
+    let allow = |ports: Value| {
+        read(&json!({"metadata": {"namespace": "x", "name": "p"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": ports}]}}))
+    };
+    for (ports, passing) in [
+        (json!([{"protocol": "SCTP", "port": 7777}]), [true, false]),
+        (json!([{"protocol": "SCTP", "port": 7770, "endPort": 7778}]), [true, true]),
+        (json!([{"protocol": "SCTP"}]), [true, true]),
+        (json!([{"port": 7777}, {"protocol": "UDP", "port": 7778}]), [false, false]),
+    ] {
+        let (name, policy) = allow(ports.clone());
+        bed.keeper.note(Change::Policy(name, Some(policy)));
+        bed.sync();
+        assert_eq!([arrives(7777), arrives(7778)], passing, "{ports}");
+    }
+    let met = bed.node.run(|| sync::met(&Nft).unwrap()).unwrap();
+    assert!(met.iter().any(|met| (met.protocol, met.port, met.destination) == (132, 7777, goal)), "{met:?}");
 }
 
 #[test]

@@ -269,9 +269,23 @@ fn learnt_paths_are_routes_by_as_many_hops_as_there_are() {
     let other = Config { mode: Mode::HostGw, ..config.clone() };
     let without = super::plan(&Model { config: &other, ..model }).unwrap();
     assert!(!ways(&without).iter().any(|way| way.starts_with("203.0.113.0/24")), "in another mode nobody speaks BGP");
-    let rows: Vec<Row> = learned.iter().map(|(prefix, path)| learned_row(&model, *prefix, path)).collect();
+    let rows: Vec<Row> =
+        learned.iter().map(|(prefix, path)| learned_row(&model, &Gateways::new(), *prefix, path)).collect();
     let told: Vec<(&str, u32)> = rows.iter().map(|row| (row.source.as_str(), row.mtu)).collect();
     assert_eq!(told, [("10.77.0.1", 0), ("b", 1500), ("b", 1500), ("192.0.2.8", 1500)]);
     let problem = rows[0].way.as_ref().unwrap_err();
     assert_eq!(problem.to_string(), "no link leads to 10.77.0.1, the next hop to 10.9.0.0/16");
+    let reachable = |by: &str| -> Vec<String> {
+        let peers =
+            serde_json::json!({"peers": [{"name": "x", "peerIP": "10.77.0.1", "asNumber": 1, "reachableBy": by}]});
+        let config = Config { bgp: serde_json::from_value(peers).unwrap(), ..config.clone() };
+        let plan = super::plan(&Model { config: &config, ..model }).unwrap();
+        ways(&plan)
+            .into_iter()
+            .filter(|way| way.starts_with("10.9.") || way.starts_with("10.77."))
+            .chain(problems(&plan))
+            .collect()
+    };
+    assert_eq!(reachable("192.0.2.9"), ["10.9.0.0/16 192.0.2.9 eth0", "10.77.0.1/32 192.0.2.9 eth0"]);
+    assert_eq!(reachable("203.0.113.9"), ["no link leads to 203.0.113.9, the next hop to 10.77.0.1/32"]);
 }

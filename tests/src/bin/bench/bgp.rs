@@ -176,7 +176,7 @@ async fn speak() -> anyhow::Result<Value> {
         {"name": "feeder", "peerIP": FEEDER, "asNumber": 65001, "families": ["IPv4"], "filters": own},
         {"name": "sink", "peerIP": SINK, "asNumber": 65002, "families": ["IPv4"]},
     ]}))?;
-    let (handle, mut events) = net::speaker::start(config, false).await?;
+    let (handle, mut events) = net::speaker::start(config, net::speaker::Predecessor::None).await?;
     handle.originate(&[Origination { prefix: OWN.parse()?, next_hop: None, communities: Vec::new() }]);
     // BIRD puts nothing into the kernel here either.
     while let Some(event) = events.recv().await {

@@ -28,7 +28,7 @@ pub fn measure(load: &Load) -> anyhow::Result<Value> {
 }
 
 fn measure_here(load: &Load) -> anyhow::Result<Value> {
-    let mut keeper = Keeper::new("n1", Box::new(Nft));
+    let mut keeper = Keeper::new("n1", Box::new(Nft), None);
     let begin = Instant::now();
     for namespace in 0..NAMESPACES {
         let labels = Labels::new([("team", if namespace % 2 == 0 { "a" } else { "b" })].into_iter());
