@@ -102,7 +102,13 @@ mod tests {
 
     #[test]
     fn an_overlay_has_folders() {
-        let asked = overlay(&["index=off", "context=\"a:b:c:s0:c1,c2\"", "workdir=/s/3/work", "upperdir=/s/3/fs", "lowerdir=/s/2/fs:/s/1/fs"]);
+        let asked = overlay(&[
+            "index=off",
+            "context=\"a:b:c:s0:c1,c2\"",
+            "workdir=/s/3/work",
+            "upperdir=/s/3/fs",
+            "lowerdir=/s/2/fs:/s/1/fs",
+        ]);
         let layers = layers(&asked).unwrap();
         assert_eq!(layers.lower, [PathBuf::from("/s/2/fs"), PathBuf::from("/s/1/fs")]);
         assert_eq!((layers.upper, layers.work), ("/s/3/fs".into(), "/s/3/work".into()));
