@@ -35,7 +35,7 @@ pub fn racks() {
     through_the_routers(&kubectl, &bed, &routers, &pods);
     router_killed(&kubectl, &bed, &mut routers, &pods);
     bfd_fails(&kubectl, &bed, &routers, &pods);
-    many_routes(&kubectl, &bed, &routers[0]);
+    many_routes(&kubectl, &bed, &routers[0], &pods);
     drop(routers);
     drop(kubectl);
     drop(bed);
@@ -235,10 +235,15 @@ fn bfd_fails(kubectl: &Kubectl<'_>, bed: &Bed<'_>, routers: &[Bird], pods: &[Pla
 }
 
 /// So many routes of a router through the daemon into a node's kernel, and back out; a daemon that restarts leaves them.
-fn many_routes(kubectl: &Kubectl<'_>, bed: &Bed<'_>, router: &Bird) {
+fn many_routes(kubectl: &Kubectl<'_>, bed: &Bed<'_>, router: &Bird, pods: &[Placed]) {
     let (cluster, node) = (bed.cluster, &bed.nodes[0]);
     router.configure(&bed.graceful(1));
     configure(kubectl, &bed.peers(""));
+    eventually("a session without BFD", Duration::from_secs(60), || {
+        let peers = text(&cluster.bosun(&["net", "peers", "--node", &node.name]).stdout);
+        (peers.contains("Established") && !peers.contains("Up")).then_some(())
+    });
+    converged(bed, pods);
     let own = bed.learned(node).len();
     let counted = |what: &str, wanted: usize| {
         let begin = Instant::now();

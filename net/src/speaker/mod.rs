@@ -60,11 +60,11 @@ pub enum Error {
     SameAddress { one: String, other: String, address: IpAddr },
 }
 
-/// What all tasks share.
+/// What all tasks share. Who needs several at once locks them in this order.
 struct Shared {
     rib: Mutex<Rib>,
-    peers: Mutex<HashMap<IpAddr, Member>>,
     reports: Mutex<BTreeMap<PeerId, Report>>,
+    peers: Mutex<HashMap<IpAddr, Member>>,
     /// The kernel is to hear of something, or waiting is over.
     changed: Notify,
     bfd: bfd::Sessions,
@@ -282,19 +282,22 @@ impl Handle {
         if old == new {
             return;
         }
-        let mut peers = lock(&self.shared.peers);
-        let Some(member) = peers.get_mut(&new.peer_ip) else { return };
-        member.config = new.clone();
+        let (id, orders) = {
+            let mut peers = lock(&self.shared.peers);
+            let Some(member) = peers.get_mut(&new.peer_ip) else { return };
+            member.config = new.clone();
+            (member.id, member.orders.clone())
+        };
         let (before, after) = (old.policy(), new.policy());
         let import = !before.rules.same_import(&after.rules) || before.allowed_local_as != after.allowed_local_as;
         let limit = before.max_prefixes != after.max_prefixes;
-        lock(&self.shared.rib).set_policy(member.id, after);
+        lock(&self.shared.rib).set_policy(id, after);
         // The task may be gone where it panicked.
         if import {
-            let _ = member.orders.send(Order::AskAnew);
+            let _ = orders.send(Order::AskAnew);
         }
         if limit {
-            let _ = member.orders.send(Order::Limit);
+            let _ = orders.send(Order::Limit);
         }
     }
 
