@@ -80,13 +80,14 @@ fn own_sets(family: &str) -> String {
 /// Neighbour discovery passes: without it no address of IPv6 is reached on a bridge. Flows that were allowed when they
 /// began pass by what is known of them; [`super::flows`] ends those that policies forbid later.
 ///
-/// `note4` and `note6` remember whom a dropped packet was from and for. A set that is full or a packet without ports ends
+/// `note4` and `note6` remember whom a dropped packet was from and for, as long as two looks of the daemon: addresses of
+/// pods that are gone do not stay. A set that is full or a packet without ports ends
 /// their rule alone, so that the drop stands by itself.
 fn inet_table() -> String {
     format!(
         "table inet {TABLE} {{
-{}  set dropped4 {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size 1024; flags dynamic,timeout; timeout 2m; }}
-  set dropped6 {{ type ipv6_addr . ipv6_addr . inet_proto . inet_service; size 1024; flags dynamic,timeout; timeout 2m; }}
+{}  set dropped4 {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; size 1024; flags dynamic,timeout; timeout 1m; }}
+  set dropped6 {{ type ipv6_addr . ipv6_addr . inet_proto . inet_service; size 1024; flags dynamic,timeout; timeout 1m; }}
   chain note4 {{
     update @dropped4 {{ ip saddr . ip daddr . meta l4proto . th dport }}
   }}
