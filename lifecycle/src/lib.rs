@@ -8,6 +8,7 @@ pub mod logging;
 pub mod pki;
 pub mod stop;
 pub mod tls;
+pub mod watch;
 
 pub use stop::Stop;
 

@@ -12,7 +12,6 @@ pub mod routes;
 mod run;
 pub mod speaker;
 pub mod trace;
-mod watch;
 
 pub use config::Config;
 pub use options::Options;

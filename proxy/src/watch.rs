@@ -1,14 +1,15 @@
 //! The three watches, turned into [`Change`]s. Objects are read and dropped; only what the model needs stays.
 
-use std::collections::{HashMap, HashSet};
-use std::time::{Duration, SystemTime};
+use std::collections::HashMap;
+use std::time::SystemTime;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
+use lifecycle::watch::{Present, next};
 use tokio::sync::mpsc::Sender;
 
 use crate::model::{Name, Service, Slice, read_node};
@@ -46,16 +47,16 @@ pub struct NodeNews {
 /// Watches Services until the receiver goes.
 pub async fn services(client: Client, news: Sender<News>) {
     let api: Api<core::Service> = Api::all(client);
-    let mut seen = Seen::default();
+    let mut present = Present::default();
     let config = watcher::Config::default().labels(NOT_HEADLESS).streaming_lists();
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
     while let Some(event) = next("Services", &mut events).await {
-        let key = |object: &core::Service| qualified(object.namespace(), &object.name_any());
-        let changes = seen.changes(event, key, |object, name| match object {
-            Some(object) => Change::Service(name, Service::read(&object)),
-            None => Change::Service(name, None),
+        let listed = listed(&event, Source::Services);
+        let changes = present.take(event, qualified).into_iter().map(|(name, object)| {
+            let service = object.and_then(|object| Service::read(&object));
+            News::Change(Change::Service(name, service), None)
         });
-        if send(&news, changes, Source::Services).await.is_err() {
+        if !send(&news, changes.chain(listed)).await {
             return;
         }
     }
@@ -64,7 +65,7 @@ pub async fn services(client: Client, news: Sender<News>) {
 /// Watches EndpointSlices until the receiver goes.
 pub async fn slices(client: Client, node: String, news: Sender<News>) {
     let api: Api<discovery::EndpointSlice> = Api::all(client);
-    let mut seen = Seen::default();
+    let mut present = Present::default();
     let mut owners: HashMap<Name, Name> = HashMap::new();
     let config = watcher::Config::default().labels(NOT_HEADLESS).streaming_lists();
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
@@ -73,8 +74,8 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
             Event::Apply(object) => object.annotations().get(TRIGGER).and_then(|text| parse_time(text)),
             _ => None,
         };
-        let key = |object: &discovery::EndpointSlice| qualified(object.namespace(), &object.name_any());
-        let changes = seen.changes(event, key, |object, name| {
+        let listed = listed(&event, Source::Slices);
+        let changes = present.take(event, qualified).into_iter().map(|(name, object)| {
             let read = object.and_then(|object| Slice::read(&object, &node));
             let owner = read.as_ref().map(|(owner, _)| owner.clone());
             let before = match &owner {
@@ -83,16 +84,10 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
             };
             // A slice that changed hands is rare enough to be taken from the old Service only at its end.
             let owner = owner.or(before).unwrap_or_else(|| "".into());
-            Change::Slice(owner, name, read.map(|(_, slice)| slice))
+            News::Change(Change::Slice(owner, name, read.map(|(_, slice)| slice)), trigger)
         });
-        let sent = changes.into_iter().map(|change| match change {
-            Told::Change(change) => News::Change(change, trigger),
-            Told::Listed => News::Listed(Source::Slices),
-        });
-        for item in sent.collect::<Vec<_>>() {
-            if news.send(item).await.is_err() {
-                return;
-            }
+        if !send(&news, changes.chain(listed)).await {
+            return;
         }
     }
 }
@@ -120,88 +115,26 @@ pub async fn node(client: Client, node: String, news: Sender<News>) {
     }
 }
 
-/// The next event; failures are told and waited out by the stream's back-off.
-async fn next<K: Send>(
-    what: &str,
-    events: &mut (impl futures::Stream<Item = watcher::Result<Event<K>>> + Unpin),
-) -> Option<Event<K>> {
-    loop {
-        match events.try_next().await {
-            Ok(event) => return event,
-            Err(error) => {
-                tracing::warn!("cannot watch {what}: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+/// That a list is complete, where it is by this event.
+fn listed<K>(event: &Event<K>, source: Source) -> Option<News> {
+    matches!(event, Event::InitDone).then_some(News::Listed(source))
 }
 
-fn qualified(namespace: Option<String>, name: &str) -> Name {
-    format!("{}/{name}", namespace.unwrap_or_default()).into()
+/// Whether there still is a receiver.
+async fn send(news: &Sender<News>, items: impl Iterator<Item = News>) -> bool {
+    for item in items.collect::<Vec<_>>() {
+        if news.send(item).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+fn qualified<K: ResourceExt>(object: &K) -> Name {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any()).into()
 }
 
 fn parse_time(text: &str) -> Option<SystemTime> {
     let time: k8s_openapi::jiff::Timestamp = text.parse().ok()?;
     Some(time.into())
-}
-
-async fn send(news: &Sender<News>, told: Vec<Told>, source: Source) -> Result<(), ()> {
-    for item in told {
-        let item = match item {
-            Told::Change(change) => News::Change(change, None),
-            Told::Listed => News::Listed(source),
-        };
-        news.send(item).await.map_err(drop)?;
-    }
-    Ok(())
-}
-
-enum Told {
-    Change(Change),
-    Listed,
-}
-
-/// The names that are there, so that a new list shows what went meanwhile.
-#[derive(Default)]
-struct Seen {
-    present: HashSet<Name>,
-    /// Of a list under way.
-    listed: Option<HashSet<Name>>,
-}
-
-impl Seen {
-    fn changes<K>(
-        &mut self,
-        event: Event<K>,
-        key: impl Fn(&K) -> Name,
-        mut change: impl FnMut(Option<K>, Name) -> Change,
-    ) -> Vec<Told> {
-        match event {
-            Event::Init => {
-                self.listed = Some(HashSet::new());
-                Vec::new()
-            }
-            Event::InitApply(object) => {
-                let name = key(&object);
-                self.listed.get_or_insert_default().insert(name.clone());
-                vec![Told::Change(change(Some(object), name))]
-            }
-            Event::InitDone => {
-                let listed = self.listed.take().unwrap_or_default();
-                let gone = std::mem::replace(&mut self.present, listed);
-                let gone = gone.into_iter().filter(|name| !self.present.contains(name));
-                gone.map(|name| Told::Change(change(None, name))).chain([Told::Listed]).collect()
-            }
-            Event::Apply(object) => {
-                let name = key(&object);
-                self.present.insert(name.clone());
-                vec![Told::Change(change(Some(object), name))]
-            }
-            Event::Delete(object) => {
-                let name = key(&object);
-                self.present.remove(&name);
-                vec![Told::Change(change(None, name))]
-            }
-        }
-    }
 }

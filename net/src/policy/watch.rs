@@ -6,12 +6,12 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
+use lifecycle::watch::{Present, next};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Sender;
 
 use super::model::{self, Name, read_labels};
 use super::plan::Change;
-use crate::watch::{Present, next};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -68,7 +68,8 @@ where
     let mut present = Present::default();
     while let Some(event) = next(&what, &mut events).await {
         let listed = matches!(event, Event::InitDone);
-        let changes = present.take(event).into_iter().map(|(name, object)| Told::Change(change(name, object)));
+        let changes =
+            present.take(event, Name::of).into_iter().map(|(name, object)| Told::Change(change(name, object)));
         for told in changes.collect::<Vec<_>>().into_iter().chain(listed.then_some(Told::Listed(source))) {
             if news.send(told.into()).await.is_err() {
                 return;

@@ -10,13 +10,13 @@ use kernel::netlink;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
+use lifecycle::watch::{Present, next};
 use tokio::sync::mpsc::Sender;
 
 use super::advertise::{Service, has_endpoint};
 use super::learned;
 use super::model::Node;
 use crate::config;
-use crate::watch::{Present, next};
 
 /// What the loop hears.
 #[derive(Debug)]
@@ -95,13 +95,17 @@ pub async fn services(client: Client, news: Sender<News>) {
     let mut events = watcher::watcher(Api::<core::Service>::all(client), config).default_backoff().boxed();
     let mut present = Present::default();
     while let Some(event) = next("Services", &mut events).await {
-        for (name, service) in present.take(event) {
+        for (name, service) in present.take(event, qualified) {
             let service = service.and_then(|service| Service::read(&service));
-            if news.send(News::Service(name.to_string(), service)).await.is_err() {
+            if news.send(News::Service(name, service)).await.is_err() {
                 return;
             }
         }
     }
+}
+
+fn qualified<K: ResourceExt>(object: &K) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// Watches EndpointSlices until the receiver goes.
@@ -113,8 +117,7 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
     // A slice that is gone does not say whose it was.
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     while let Some(event) = next("EndpointSlices", &mut events).await {
-        for (name, slice) in present.take(event) {
-            let name = name.to_string();
+        for (name, slice) in present.take(event, qualified) {
             let here = slice.as_ref().is_some_and(|slice| has_endpoint(slice, &node));
             let owner = match &slice {
                 Some(slice) => slice

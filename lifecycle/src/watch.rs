@@ -1,13 +1,10 @@
-//! What the watches of the API have in common.
+//! What the daemons' watches of the API have in common.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
-use kube::ResourceExt;
 use kube::runtime::watcher::{self, Event};
-
-use crate::policy::model::Name;
 
 /// The next event of the watch of `what`; failures are told and waited out by the stream's back-off.
 pub async fn next<K: Send>(
@@ -26,24 +23,30 @@ pub async fn next<K: Send>(
 }
 
 /// The names that are there, so that a new list shows what went meanwhile.
-#[derive(Default)]
-pub struct Present {
-    names: BTreeSet<Name>,
+#[derive(Debug)]
+pub struct Present<N> {
+    names: BTreeSet<N>,
     /// Of a list under way.
-    listed: BTreeSet<Name>,
+    listed: BTreeSet<N>,
 }
 
-impl Present {
-    /// What an event says of each object that it concerns.
-    pub fn take<K: ResourceExt>(&mut self, event: Event<K>) -> Vec<(Name, Option<K>)> {
+impl<N> Default for Present<N> {
+    fn default() -> Self {
+        Self { names: BTreeSet::new(), listed: BTreeSet::new() }
+    }
+}
+
+impl<N: Ord + Clone> Present<N> {
+    /// What an event says of each object that it concerns; `name` is what an object is known by.
+    pub fn take<K>(&mut self, event: Event<K>, name: impl Fn(&K) -> N) -> Vec<(N, Option<K>)> {
         match event {
             Event::Init => {
                 self.listed.clear();
                 Vec::new()
             }
             Event::InitApply(object) => {
-                self.listed.insert(Name::of(&object));
-                vec![(Name::of(&object), Some(object))]
+                self.listed.insert(name(&object));
+                vec![(name(&object), Some(object))]
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut self.listed);
@@ -51,12 +54,12 @@ impl Present {
                 gone.into_iter().filter(|name| !self.names.contains(name)).map(|name| (name, None)).collect()
             }
             Event::Apply(object) => {
-                self.names.insert(Name::of(&object));
-                vec![(Name::of(&object), Some(object))]
+                self.names.insert(name(&object));
+                vec![(name(&object), Some(object))]
             }
             Event::Delete(object) => {
-                self.names.remove(&Name::of(&object));
-                vec![(Name::of(&object), None)]
+                self.names.remove(&name(&object));
+                vec![(name(&object), None)]
             }
         }
     }
@@ -73,20 +76,20 @@ mod tests {
         let pod = |name: &str| {
             let mut pod = Pod::default();
             pod.metadata.name = Some(name.into());
-            pod.metadata.namespace = Some("a".into());
             pod
         };
-        let mut present = Present::default();
-        let said = |changes: Vec<(Name, Option<Pod>)>| {
-            changes.into_iter().map(|(name, pod)| (name.to_string(), pod.is_some())).collect::<Vec<_>>()
+        let mut present: Present<String> = Present::default();
+        let mut said = |event: Event<Pod>| {
+            let changes = present.take(event, |pod| pod.metadata.name.clone().unwrap_or_default());
+            changes.into_iter().map(|(name, pod)| (name, pod.is_some())).collect::<Vec<_>>()
         };
-        assert_eq!(said(present.take(Event::Init)), []);
-        assert_eq!(said(present.take(Event::InitApply(pod("one")))), [("a/one".into(), true)]);
-        assert_eq!(said(present.take(Event::InitDone)), []);
-        assert_eq!(said(present.take(Event::Apply(pod("two")))), [("a/two".into(), true)]);
-        said(present.take(Event::Init));
-        present.take(Event::InitApply(pod("two")));
-        assert_eq!(said(present.take(Event::InitDone)), [("a/one".into(), false)]);
-        assert_eq!(said(present.take(Event::Delete(pod("two")))), [("a/two".into(), false)]);
+        assert_eq!(said(Event::Init), []);
+        assert_eq!(said(Event::InitApply(pod("one"))), [("one".into(), true)]);
+        assert_eq!(said(Event::InitDone), []);
+        assert_eq!(said(Event::Apply(pod("two"))), [("two".into(), true)]);
+        assert_eq!(said(Event::Init), []);
+        assert_eq!(said(Event::InitApply(pod("two"))), [("two".into(), true)]);
+        assert_eq!(said(Event::InitDone), [("one".into(), false)]);
+        assert_eq!(said(Event::Delete(pod("two"))), [("two".into(), false)]);
     }
 }
