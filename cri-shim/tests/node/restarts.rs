@@ -1,5 +1,6 @@
 //! The shim ends, is cut off, or loses its containerd, and comes back: everything is as it was, or as it should be.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use containerd_client::types::v1::Status;
@@ -175,6 +176,7 @@ fn killed_at_any_call_it_comes_back() {
             return eprintln!("SKIPPED killed_at_any_call_it_comes_back: strace is not installed");
         }
         let config = pod("web", &node.folder.join("logs"));
+        let before = files_of_crun();
         for call in CALLS {
             let mut survived = 0;
             for nth in 1.. {
@@ -215,7 +217,18 @@ fn killed_at_any_call_it_comes_back() {
                 }
             }
         }
+        for file in files_of_crun().difference(&before) {
+            std::fs::remove_file(file).unwrap();
+        }
     });
+}
+
+/// `strace` follows a crun that is asked for its features, too. It is killed before it unlinks the empty file that it
+/// makes first.
+fn files_of_crun() -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir("/tmp").unwrap().map(|entry| entry.unwrap().path());
+    let is_crun = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"crun."));
+    entries.filter(is_crun).collect()
 }
 
 /// By these the shim makes files, mounts, namespaces, pipes and programs. What it sends to containerd goes by `sendto`
