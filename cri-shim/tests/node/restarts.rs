@@ -218,13 +218,15 @@ fn killed_at_any_call_it_comes_back() {
             }
         }
         for file in files_of_crun().difference(&before) {
+            // It may be killed before it mounts its program there, too.
+            let _ = kernel::mount::unmount_lazy(file);
             std::fs::remove_file(file).unwrap();
         }
     });
 }
 
-/// `strace` follows a crun that is asked for its features, too. It is killed before it unlinks the empty file that it
-/// makes first.
+/// `strace` follows a crun that is asked for its features, too. That is killed before it unlinks the empty file on which it
+/// mounts its own program first.
 fn files_of_crun() -> BTreeSet<PathBuf> {
     let entries = std::fs::read_dir("/tmp").unwrap().map(|entry| entry.unwrap().path());
     let is_crun = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"crun."));
