@@ -204,7 +204,11 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}}}
 spec:
-  containers: [{{name: echo, image: {}, ports: [{{containerPort: 8080, hostPort: 18080}}]}}]
+  containers:
+  - name: echo
+    image: {}
+    ports: [{{containerPort: 8080, hostPort: 18080}}]
+    readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
 ",
             images::ECHO
         ));
