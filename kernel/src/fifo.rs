@@ -62,6 +62,17 @@ pub fn open_writer(path: &Path) -> Result<File, Error> {
     open(path, OpenOptions::new().read(true).write(true))
 }
 
+/// Opens the end that writes, at once and not blocking, if anybody reads or waits in open(2) to read; else `None`.
+///
+/// # Errors
+/// Where the path cannot be opened or is no named pipe.
+pub fn open_writer_to_reader(path: &Path) -> Result<Option<File>, Error> {
+    match open(path, OpenOptions::new().write(true)) {
+        Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 fn open(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
     // Without following a link: the folder is ours and holds none.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;

@@ -3,9 +3,11 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use kernel::fifo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
@@ -39,6 +41,9 @@ pub enum InputEnd {
 
 const CHUNK: usize = 16 * 1024;
 
+/// How often it is looked whether the shim reads an input yet.
+const READER_PAUSE: Duration = Duration::from_millis(2);
+
 /// The end of a standard input that writes, shared by all who are attached.
 #[derive(Clone, Default)]
 pub struct Stdin(Arc<Mutex<Option<Arc<pipe::Sender>>>>);
@@ -51,6 +56,22 @@ impl Stdin {
         let sender = pipe::OpenOptions::new().read_write(true).open_sender(path);
         let sender = sender.map_err(|source| IoError::Open { path: path.to_owned(), source })?;
         Ok(Self(Arc::new(Mutex::new(Some(Arc::new(sender))))))
+    }
+
+    /// Opens it as soon as containerd's shim reads. A command is fed by one client, which may be through at once: bytes that
+    /// nobody has come to read go when the pipe is closed, and the shim would then wait for ever for a writer.
+    ///
+    /// # Errors
+    /// Where the path is no named pipe.
+    pub async fn open_to_reader(path: &Path) -> Result<Self, IoError> {
+        loop {
+            if let Some(file) = fifo::open_writer_to_reader(path)? {
+                let sender = pipe::Sender::from_file(file);
+                let sender = sender.map_err(|source| IoError::Open { path: path.to_owned(), source })?;
+                return Ok(Self(Arc::new(Mutex::new(Some(Arc::new(sender))))));
+            }
+            tokio::time::sleep(READER_PAUSE).await;
+        }
     }
 
     /// Nothing can be written from here on. Idempotent.

@@ -1,7 +1,7 @@
 //! The pipes of a command that runs in a container: kept for ExecSync, or at the streams of a client.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,19 +78,19 @@ async fn keep(mut pipe: pipe::Receiver, kept: &Mutex<Captured>, limit: usize) ->
 
 /// The pipes of a command for a client.
 pub struct CommandIo {
-    stdin: Option<Stdin>,
+    stdin: Option<PathBuf>,
     stdout: Option<pipe::Receiver>,
     stderr: Option<pipe::Receiver>,
 }
 
 impl CommandIo {
-    /// Opens them; call it before the command starts.
+    /// Opens the outputs; call it before the command starts.
     ///
     /// # Errors
     /// Where a path is no named pipe.
     pub fn open(paths: &IoPaths) -> Result<Self, IoError> {
         Ok(Self {
-            stdin: paths.stdin.as_deref().map(Stdin::open).transpose()?,
+            stdin: paths.stdin.clone(),
             stdout: paths.stdout.as_deref().map(receiver).transpose()?,
             stderr: paths.stderr.as_deref().map(receiver).transpose()?,
         })
@@ -109,8 +109,10 @@ impl CommandIo {
         let outputs = join(copied(stdout, streams.stdout), copied(stderr, streams.stderr));
         let input = async move {
             if let (Some(stdin), Some(from)) = (&stdin, streams.stdin) {
-                stdin.fill(from).await;
-                stdin.close();
+                match Stdin::open_to_reader(stdin).await {
+                    Ok(stdin) => stdin.fill(from).await,
+                    Err(error) => tracing::warn!("a command in a container gets no input: {error}"),
+                }
                 if let InputEnd::Close(tell) = end {
                     tell.await;
                 }
