@@ -6,6 +6,7 @@
 //! | a record without life: the machine was rebooted | to be torn down, by whoever asks |
 //! | a life that is half-made, with or without record | undone |
 //! | a task that runs, and when it began | running: its log goes on, its end is waited for |
+//! | a command of ExecSync in it | ended: nobody waits for it |
 //! | a task that was made and did not begin | undone: created |
 //! | a task that has ended | its end is written down, the task deleted, and the last output put into the log |
 //! | an end that is written down, with pipes beside it | the last output is put into the log |
@@ -19,6 +20,8 @@ use containerd_client::services::v1::Container as Stored;
 use containerd_client::types::v1::{Process, Status};
 use futures::future::join_all;
 
+use crate::container::exec::Command;
+use crate::container::exec_sync::end_left_behind;
 use crate::container::exit::{self, Outcome};
 use crate::container::record::{ContainerRecord, Exit, Started};
 use crate::container::{self, Container, Running, State};
@@ -169,6 +172,9 @@ async fn restore_container(shim: &Arc<Shim>, record: ContainerRecord, found: Tas
         Fate::Running(running) => {
             let io = container::start::reopen_io(shim, &container).await;
             exit::watch(shim, &container, running, io);
+            // Listed before anybody can ask for new ones; their end may take its time.
+            let (shim, commands) = (shim.clone(), Command::left_behind(shim, &id));
+            tokio::spawn(async move { end_left_behind(&shim, &id, commands).await });
         }
         Fate::Ends { started_at, outcome } => {
             // What its pipes still hold goes into the log.
