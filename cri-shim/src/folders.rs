@@ -14,6 +14,9 @@
 //! STATE/containers/ID/rootfs                         while its task is made: its tree with mapped owners
 //! ```
 
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone)]
@@ -23,6 +26,24 @@ pub struct Folders {
 }
 
 impl Folders {
+    /// Makes them, for root alone: what a container owns in there, such as set-user-id programs of an image's volume, would
+    /// work for every user of the machine (CVE-2021-41103).
+    ///
+    /// # Errors
+    /// Where one cannot be made.
+    pub fn make(&self) -> io::Result<()> {
+        let about =
+            |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        for top in [&self.root, &self.state] {
+            std::fs::create_dir_all(top)
+                .and_then(|()| std::fs::set_permissions(top, Permissions::from_mode(0o700)))
+                .map_err(|error| about(top, error))?;
+        }
+        let files = [self.all_sandbox_files(), self.all_container_files()];
+        let all = files.into_iter().chain([self.all_sandbox_states(), self.all_container_states()]);
+        all.into_iter().try_for_each(|dir| std::fs::create_dir_all(&dir).map_err(|error| about(&dir, error)))
+    }
+
     pub fn all_sandbox_files(&self) -> PathBuf {
         self.root.join("sandboxes")
     }
@@ -129,4 +150,23 @@ impl ContainerFolders {
 pub fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_user_reaches_what_containers_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Folders { root: dir.path().join("lib/cri"), state: dir.path().join("run") };
+        // As an earlier version made it.
+        std::fs::create_dir(&folders.state).unwrap();
+        std::fs::set_permissions(&folders.state, Permissions::from_mode(0o755)).unwrap();
+        folders.make().unwrap();
+        for top in [&folders.root, &folders.state] {
+            assert_eq!(std::fs::metadata(top).unwrap().permissions().mode() & 0o777, 0o700, "{}", top.display());
+        }
+        assert!(folders.all_container_files().is_dir() && folders.all_sandbox_states().is_dir());
+    }
 }

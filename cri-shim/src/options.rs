@@ -37,7 +37,7 @@ pub struct Options {
     /// Where exec, attach and port-forward are served; port 0 is any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub stream_address: SocketAddr,
-    /// How long a stream may be idle, seconds
+    /// How long a stream may be idle, seconds; 0 is no limit
     #[arg(long, value_name = "SECONDS", default_value = "14400", value_parser = seconds)]
     pub stream_idle_timeout: Duration,
     /// containerd's snapshotter for containers' file systems
@@ -52,7 +52,7 @@ pub struct Options {
     /// How many layers of an image are fetched at once
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub max_concurrent_downloads: usize,
-    /// A pull that moves no byte for so long fails, seconds
+    /// A pull that moves no byte for so long fails, seconds; 0 is no limit
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub image_pull_progress_timeout: Duration,
     /// Images that are never removed, beside the pause image
@@ -67,6 +67,27 @@ pub enum CgroupDriver {
     Systemd,
 }
 
+/// As good as for ever, and still a time that can be added to a clock's.
+const FOREVER: u64 = 10 * 365 * 24 * 3600;
+
+/// Zero is no limit, as in containerd's configuration.
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
-    text.parse().map(Duration::from_secs)
+    let seconds: u64 = text.parse()?;
+    Ok(Duration::from_secs(if seconds == 0 { FOREVER } else { seconds.min(FOREVER) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_a_long_time() {
+        assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
+        for endless in ["0", "18446744073709551615"] {
+            let limit = seconds(endless).unwrap();
+            assert!(limit > Duration::from_secs(365 * 24 * 3600), "{limit:?}");
+            assert!(std::time::Instant::now().checked_add(limit).is_some());
+        }
+        assert!(seconds("-1").is_err());
+    }
 }

@@ -6,6 +6,7 @@
 //! | a record without life: the machine was rebooted | to be torn down, by whoever asks |
 //! | a life that is half-made, with or without record | undone |
 //! | a task that runs, and when it began | running: its log goes on, its end is waited for |
+//! | a command of ExecSync in it | ended: nobody waits for it |
 //! | a task that was made and did not begin | undone: created |
 //! | a task that has ended | its end is written down, the task deleted, and the last output put into the log |
 //! | an end that is written down, with pipes beside it | the last output is put into the log |
@@ -19,12 +20,14 @@ use containerd_client::services::v1::Container as Stored;
 use containerd_client::types::v1::{Process, Status};
 use futures::future::join_all;
 
+use crate::container::exec::Command;
+use crate::container::exec_sync::end_left_behind;
 use crate::container::exit::{self, Outcome};
 use crate::container::record::{ContainerRecord, Exit, Started};
 use crate::container::{self, Container, Running, State};
 use crate::containerd::tasks::{self, nanos};
-use crate::error::Result;
-use crate::folders::names;
+use crate::error::{Error, Result};
+use crate::folders::{SandboxFolders, names};
 use crate::record::from_extension;
 use crate::sandbox::record::{Life, Phase, SandboxRecord};
 use crate::sandbox::{self, Sandbox};
@@ -169,6 +172,9 @@ async fn restore_container(shim: &Arc<Shim>, record: ContainerRecord, found: Tas
         Fate::Running(running) => {
             let io = container::start::reopen_io(shim, &container).await;
             exit::watch(shim, &container, running, io);
+            // Listed before anybody can ask for new ones; their end may take its time.
+            let (shim, commands) = (shim.clone(), Command::left_behind(shim, &id));
+            tokio::spawn(async move { end_left_behind(&shim, &id, commands).await });
         }
         Fate::Ends { started_at, outcome } => {
             // What its pipes still hold goes into the log.
@@ -209,7 +215,7 @@ async fn undo(shim: &Arc<Shim>, sandbox: &Sandbox) -> Result<()> {
 }
 
 /// Removes what belongs to nothing that is known: half-made sandboxes of which containerd has no record, folders,
-/// snapshots. What cannot be removed is tried again by the next restart.
+/// snapshots. What cannot be removed does not keep the rest, and is tried again by the next restart.
 async fn sweep(shim: &Arc<Shim>) {
     for id in names(&shim.folders.all_sandbox_states()) {
         if shim.sandboxes.get(&id).is_some() {
@@ -217,8 +223,12 @@ async fn sweep(shim: &Arc<Shim>) {
         }
         let Some(life) = Life::read(&shim.folders.sandbox(&id).life()) else { continue };
         tracing::info!(id, "undoing a pod sandbox that was half-made");
-        if let Err(error) = undo(shim, &Sandbox::new(life)).await {
+        let sandbox = Arc::new(Sandbox::new(life));
+        if let Err(error) = undo(shim, &sandbox).await {
             tracing::warn!(id, "a half-made pod sandbox could not be undone: {error}");
+            // It still holds its network: it is shown, for whoever removes it.
+            sandbox.live(|life| life.phase = Phase::Stopping);
+            shim.sandboxes.insert(&id, sandbox);
         }
     }
     if let Err(error) = sweep_folders(shim).await {
@@ -233,22 +243,26 @@ async fn sweep_folders(shim: &Arc<Shim>) -> Result<()> {
     let shim = shim.clone();
     blocking("remove folders of what is gone", move || {
         let folders = &shim.folders;
+        let mut errors = Vec::new();
         for id in names(&folders.all_sandbox_files()).iter().chain(&names(&folders.all_sandbox_states())) {
             if shim.sandboxes.get(id).is_none() {
-                let one = folders.sandbox(id);
-                sandbox::stop::let_go(&one)?;
-                sandbox::stop::remove_folder(&one.files)?;
-                sandbox::stop::remove_folder(&one.state)?;
+                errors.extend(remove_sandbox_folders(&folders.sandbox(id)).err());
             }
         }
         for id in names(&folders.all_container_files()).iter().chain(&names(&folders.all_container_states())) {
             if shim.containers.get(id).is_none() {
-                container::remove::clear(&folders.container(id))?;
+                errors.extend(container::remove::clear(&folders.container(id)).err());
             }
         }
-        Ok(())
+        Error::all(errors)
     })
     .await
+}
+
+fn remove_sandbox_folders(folders: &SandboxFolders) -> Result<()> {
+    sandbox::stop::let_go(folders)?;
+    sandbox::stop::remove_folder(&folders.files)?;
+    sandbox::stop::remove_folder(&folders.state)
 }
 
 /// A snapshot is made before its container's record: it may be all that there is.
@@ -312,5 +326,26 @@ mod tests {
         assert_eq!(task(Some(&process(Status::Unknown))), Task::None);
         assert_eq!(task(None), Task::None);
         assert_eq!(task_name(&Process { id: "c1".into(), ..Process::default() }), "c1");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_undone_is_shown_and_keeps_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = crate::shim::tests::alone(dir.path());
+        let record = sandbox::record::tests::record(cri::v1::NamespaceOption { pid: 1, ..Default::default() });
+        let half = shim.folders.sandbox(&record.id);
+        std::fs::create_dir_all(&half.state).unwrap();
+        let life = Life { phase: Phase::Making, ips: Vec::new(), trace: String::new(), record };
+        life.write(&half.life()).unwrap();
+        // A file in place of a folder cannot be removed as one.
+        std::fs::write(shim.folders.all_container_files().join("a"), "").unwrap();
+        let gone = shim.folders.container("b");
+        std::fs::create_dir(&gone.files).unwrap();
+
+        sweep(&shim).await;
+        let shown = shim.sandboxes.get(&life.record.id).expect("it still has its network");
+        assert_eq!(shown.phase(), Phase::Stopping);
+        assert!(half.life().exists(), "its address is known by nobody else");
+        assert!(!gone.files.exists());
     }
 }

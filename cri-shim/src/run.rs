@@ -118,12 +118,7 @@ async fn collect(shim: &Shim) {
 
 async fn prepare(options: &Options, carried: Carried) -> anyhow::Result<Shim> {
     let folders = Folders { root: options.root.clone(), state: options.state.clone() };
-    for folder in [folders.all_sandbox_files(), folders.all_container_files()]
-        .into_iter()
-        .chain([folders.all_sandbox_states(), folders.all_container_states()])
-    {
-        std::fs::create_dir_all(&folder).with_context(|| format!("make folder {}", folder.display()))?;
-    }
+    folders.make().context("make the folders of pods and containers")?;
     let path: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
     let mut handlers = Handlers::parse(&options.runtime_handler, &path)?;
     let driver = options.cgroup_driver;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cri::v1::{ContainerEventResponse, ContainerEventType, PodSandboxStatus};
 use kernel::cgroup::Cgroups;
@@ -20,6 +21,10 @@ use crate::keeper::Keeper;
 use crate::record::now;
 use crate::sandbox::{self, Sandbox};
 use crate::stats::Meter;
+
+/// Before what failed is tried again, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What stays as it is while the shim runs.
 #[derive(Debug, Clone)]
@@ -102,6 +107,25 @@ impl Shim {
     }
 }
 
+/// Does in a task of its own what failed and has to come about, such as what containerd was away for: again and again, ever
+/// less often.
+pub fn persist<F>(what: String, mut attempt: impl FnMut() -> F + Send + 'static)
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    tokio::spawn(async move {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            match attempt().await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!("still to do, {what}: {error}"),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    });
+}
+
 /// Runs what blocks on a thread where it may.
 ///
 /// # Errors
@@ -111,4 +135,76 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::part(attempt)(error)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::cni::NetworkSettings;
+    use crate::image::ImageSettings;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A shim with its files in `folder`, whose containerd and keeper never answer. Its network's only plugin is `/bin/false`.
+    pub(crate) fn alone(folder: &Path) -> Arc<Shim> {
+        let conf_dir = folder.join("net.d");
+        std::fs::create_dir_all(&conf_dir).unwrap();
+        let list = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"false"}]}"#;
+        std::fs::write(conf_dir.join("10.conflist"), list).unwrap();
+        let folders = Folders { root: folder.join("root"), state: folder.join("state") };
+        folders.make().unwrap();
+        let containerd = Containerd::new(&folder.join("containerd.sock"));
+        let images = ImageSettings {
+            snapshotter: "overlayfs".into(),
+            certs_dir: None,
+            max_concurrent_downloads: 1,
+            stall: Duration::from_secs(1),
+            pinned: Vec::new(),
+            root: folder.join("containerd"),
+        };
+        let network = NetworkSettings {
+            conf_dir,
+            bin_dirs: vec!["/bin".into()],
+            cache_dir: folder.join("cni"),
+            netns_dir: folders.all_sandbox_states(),
+            ..NetworkSettings::default()
+        };
+        Arc::new(Shim {
+            settings: Settings {
+                handlers: Handlers::parse(&[], &[]).unwrap(),
+                snapshotter: "overlayfs".into(),
+                etc: "/etc".into(),
+                pause: &[],
+                pause_image: "pause".into(),
+            },
+            images: Images::new(containerd.clone(), images),
+            network: Network::new(network),
+            containerd,
+            keeper: Keeper::start(folders.keeper(), vec!["false".into()]),
+            host: HostFacts::default(),
+            meter: None,
+            cgroups: None,
+            folders,
+            sandboxes: Index::new("pod sandbox"),
+            containers: Index::new("container"),
+            events: Events::default(),
+            importing: tokio::sync::Mutex::default(),
+        })
+    }
+
+    #[tokio::test]
+    async fn what_has_to_come_about_is_tried_until_it_does() {
+        let tries = Arc::new(AtomicU32::new(0));
+        let counted = tries.clone();
+        persist("count".to_owned(), move || {
+            let tried = counted.fetch_add(1, Ordering::SeqCst);
+            async move { if tried < 2 { Err(Error::State("not yet".to_owned())) } else { Ok(()) } }
+        });
+        let begun = std::time::Instant::now();
+        while Arc::strong_count(&tries) > 1 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it goes on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(tries.load(Ordering::SeqCst), 3);
+    }
 }

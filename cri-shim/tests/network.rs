@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use cri::v1::{PodSandboxConfig, PodSandboxMetadata, PortMapping};
 use cri_shim::cni::{Attachment, Network, NetworkSettings};
-use cri_shim::sandbox::namespaces::{self, Defaults, Pinned, plan};
+use cri_shim::sandbox::namespaces::{Defaults, dial, plan};
 use cri_shim::stats;
+use kernel::namespaces::{Pinned, pin, pinned, unpin};
 use kernel::netlink::{Address, Kernel, LinkChange, Network as _};
 use kernel::netns::Netns;
 use serde_json::{Value, json};
@@ -109,7 +110,7 @@ impl Node {
             ..Default::default()
         };
         let request = plan(&config, Defaults::default()).unwrap();
-        let pinned = namespaces::pin(self.ns(id), request).await.unwrap();
+        let pinned = pin(&self.ns(id), &request).unwrap();
         let attachment = Attachment::of(id, pinned.net.as_ref().unwrap(), &config).unwrap();
         let outcome = self.network.add(&attachment).await.unwrap();
         Pod { id: id.into(), folder: self.ns(id), attachment, address: outcome.ips[0] }
@@ -117,7 +118,7 @@ impl Node {
 
     async fn end(&self, pod: &Pod) {
         self.network.del(&pod.attachment).await.unwrap();
-        namespaces::unpin(pod.folder.clone()).await.unwrap();
+        unpin(&pod.folder).unwrap();
         std::fs::remove_dir(self.folder.join("sandboxes").join(&pod.id)).unwrap();
     }
 
@@ -176,7 +177,7 @@ async fn two_pods(node: &Node, checks_ports: bool) {
     assert_eq!(heard(one.netns().connect(&[port], second)), "two", "by the host port");
     server.join().unwrap();
     let server = two.serve();
-    let dialled = namespaces::dial(Some(&two.attachment.netns), 80).await.unwrap().into_std().unwrap();
+    let dialled = dial(Some(&two.attachment.netns), 80).await.unwrap().into_std().unwrap();
     dialled.set_nonblocking(false).unwrap();
     assert_eq!(heard(Ok(dialled)), "two", "by the pod's loopback");
     server.join().unwrap();
@@ -203,8 +204,8 @@ async fn two_pods(node: &Node, checks_ports: bool) {
 
     node.end(&one).await;
     // The second goes as after a reboot: its namespace first.
-    namespaces::unpin(two.folder.clone()).await.unwrap();
-    assert_eq!(namespaces::pinned(&two.folder), Pinned::default());
+    unpin(&two.folder).unwrap();
+    assert_eq!(pinned(&two.folder), Pinned::default());
     node.end(&two).await;
     node.network.del(&two.attachment).await.unwrap();
     assert_eq!((node.reserved(), node.cached()), (0, 0));
@@ -243,7 +244,7 @@ fn what_a_dead_pod_held_is_collected() {
         let (one, two) = (node.pod("one", 0).await, node.pod("two", 0).await);
         // As another process finds it whose predecessor lost a pod: the namespace is gone, and for one pod the cache
         // too.
-        namespaces::unpin(one.folder.clone()).await.unwrap();
+        unpin(&one.folder).unwrap();
         let fresh = || {
             Network::new(NetworkSettings {
                 conf_dir: node.folder.join("conf"),
@@ -258,7 +259,7 @@ fn what_a_dead_pod_held_is_collected() {
         assert_eq!((node.reserved(), node.cached()), (2, 1));
         node.network.check(&two.attachment).await.unwrap();
         std::fs::remove_dir_all(node.folder.join("cache")).unwrap();
-        namespaces::unpin(two.folder.clone()).await.unwrap();
+        unpin(&two.folder).unwrap();
         fresh().gc(BTreeSet::new()).await.unwrap();
         assert_eq!(node.reserved(), 0);
     });

@@ -22,7 +22,7 @@ use crate::image::{Image, RootfsOptions};
 use crate::record::{new_id, now, to_extension};
 use crate::sandbox::Sandbox;
 use crate::sandbox::record::{KIND_LABEL, Phase};
-use crate::shim::{Shim, blocking};
+use crate::shim::{Shim, blocking, persist};
 use crate::trace::Stages;
 
 /// Keeps a snapshot from containerd's garbage collector while no container object names it yet. It stays: what owns it
@@ -64,9 +64,21 @@ pub async fn create(shim: &Arc<Shim>, request: CreateContainerRequest, stages: &
         }
         Err(error) => match remove::discard(shim, &id, &volumes::keys(&id, usize::MAX)).await {
             Ok(()) => Err(error),
-            Err(more) => Err(Error::Several(vec![error, more])),
+            Err(more) => {
+                discard_later(shim, id);
+                Err(Error::Several(vec![error, more]))
+            }
         },
     }
+}
+
+/// Nobody knows of it, so that nobody would ask for its removal.
+fn discard_later(shim: &Arc<Shim>, id: String) {
+    let shim = shim.clone();
+    persist(format!("discard container {id}"), move || {
+        let (shim, id) = (shim.clone(), id.clone());
+        async move { remove::discard(&shim, &id, &volumes::keys(&id, usize::MAX)).await }
+    });
 }
 
 struct Making<'a> {

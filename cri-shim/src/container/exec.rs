@@ -7,9 +7,13 @@ use super::update::spec_of;
 use super::{Container, Running, SIGKILL};
 use crate::containerd::tasks::ProcessId;
 use crate::error::{Error, Result};
+use crate::folders::names;
 use crate::log::IoPaths;
 use crate::record::new_id;
 use crate::shim::{Shim, blocking};
+
+/// The ids of commands whose caller waits for them begin with this: nobody does after a restart of ours.
+const AWAITED: &str = "sync-";
 
 /// A command that is added to a container and not started yet.
 pub struct Command {
@@ -25,6 +29,8 @@ pub struct Wanted {
     pub words: Vec<String>,
     pub stdin: bool,
     pub tty: bool,
+    /// It is ended where its caller leaves.
+    pub awaited: bool,
 }
 
 /// The container and its process, if it runs.
@@ -46,7 +52,7 @@ impl Command {
     /// # Errors
     /// Where the disk refuses.
     pub async fn prepare(shim: &Arc<Shim>, container: &str, wanted: &Wanted) -> Result<Self> {
-        let id = new_id();
+        let id = if wanted.awaited { format!("{AWAITED}{}", new_id()) } else { new_id() };
         let paths = IoPaths::of(&shim.folders.container(container).io(), &id, wanted.stdin, wanted.tty);
         let made = paths.clone();
         let attempt = format!("cannot make the pipes of a command in container {container}");
@@ -65,6 +71,22 @@ impl Command {
         let process = spec::encode(PROCESS, &process).map_err(failed)?;
         let stdio = super::start::stdio(&self.paths, wanted.tty);
         Ok(self.shim.containerd.create_exec(&self.container, &self.id, stdio, process).await?)
+    }
+
+    /// The commands whose pipes are there, for a container that was found: what an earlier run of ours did not see the end of.
+    pub fn left_behind(shim: &Arc<Shim>, container: &str) -> Vec<Self> {
+        let folder = shim.folders.container(container).io();
+        let found = ids(&names(&folder)).into_iter().map(|id| {
+            // Those that it has not are removed all the same.
+            let paths = IoPaths::of(&folder, &id, true, false);
+            Self { shim: shim.clone(), container: container.to_owned(), id, paths }
+        });
+        found.collect()
+    }
+
+    /// Whether nobody can hear of it any more once its caller has left.
+    pub fn is_awaited(&self) -> bool {
+        self.id.starts_with(AWAITED)
     }
 
     pub fn process(&self) -> ProcessId<'_> {
@@ -103,5 +125,21 @@ impl Command {
         if let Err(error) = self.paths.remove() {
             tracing::warn!(container = self.container, "a command's pipes stay until its container goes: {error}");
         }
+    }
+}
+
+/// The ids of commands from the names of pipes. A container's own pipe is of none.
+fn ids(pipes: &[String]) -> Vec<String> {
+    pipes.iter().filter_map(|name| name.strip_suffix("-stdout")).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_tell_of_commands() {
+        let names = ["stdin", "stdout", "ab-stdout", "ab-stderr", "sync-cd-stdout"].map(str::to_owned);
+        assert_eq!(ids(&names), ["ab", "sync-cd"]);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use containerd_client::types::v1::Status;
 use cri::v1::{ExecSyncRequest, ExecSyncResponse};
 use kernel::process::Identity;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ pub async fn exec_sync(shim: &Arc<Shim>, request: ExecSyncRequest) -> Result<Exe
 async fn run(shim: &Arc<Shim>, request: ExecSyncRequest, left: CancellationToken) -> Result<ExecSyncResponse> {
     let (container, _) = target(shim, &request.container_id)?;
     let patience = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-    let wanted = Wanted { words: request.cmd, stdin: false, tty: false };
+    let wanted = Wanted { words: request.cmd, stdin: false, tty: false, awaited: true };
     let command = Command::prepare(shim, &container.record().id, &wanted).await?;
     let done = execute(&command, &wanted, patience, left).await;
     command.discard().await;
@@ -88,6 +89,26 @@ async fn execute(
             end(command, pid).await;
             Err(Error::TimedOut(format!("command {:?} was ended: its caller has left", wanted.words)))
         }
+    }
+}
+
+/// Ends what an earlier run of ours left of commands in a container that runs, and removes what has ended. A command of a
+/// client that streamed goes on.
+pub async fn end_left_behind(shim: &Shim, container: &str, commands: Vec<Command>) {
+    for command in commands {
+        match shim.containerd.process(command.process()).await {
+            Ok(Some(process)) if process.status() == Status::Running && command.is_awaited() => {
+                tracing::info!(container, "ending a command whose caller is gone");
+                end(&command, process.pid).await;
+            }
+            Ok(Some(process)) if process.status() == Status::Running => continue,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(container, "a command of an earlier run stays: {error}");
+                continue;
+            }
+        }
+        command.discard().await;
     }
 }
 

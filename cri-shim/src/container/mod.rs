@@ -17,7 +17,6 @@ pub mod stop;
 pub mod update;
 mod volumes;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -51,7 +50,8 @@ pub struct Container {
     state: watch::Sender<State>,
     /// Start, update and remove happen one at a time.
     pub turn: tokio::sync::Mutex<()>,
-    stop_asked: AtomicBool,
+    /// Whether its stop signal was sent.
+    asked_to_stop: tokio::sync::Mutex<bool>,
     /// Its pipes and its log, while they are followed.
     io: Mutex<Option<ContainerIo>>,
     /// Of its creation, until it begins.
@@ -64,7 +64,7 @@ impl Container {
             record: RwLock::new(Arc::new(record)),
             state: watch::Sender::new(state),
             turn: tokio::sync::Mutex::default(),
-            stop_asked: AtomicBool::new(false),
+            asked_to_stop: tokio::sync::Mutex::default(),
             io: Mutex::default(),
             trace: Kept::default(),
         }
@@ -109,8 +109,40 @@ impl Container {
         *self.io.lock().unwrap_or_else(PoisonError::into_inner) = io;
     }
 
-    /// Whether this is the first time that it is asked to end.
-    pub fn ask_to_stop(&self) -> bool {
-        !self.stop_asked.swap(true, Ordering::SeqCst)
+    /// Asks it to end, unless that was done: once, whoever wants it to end, and again where it failed or was cut off.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub async fn ask_to_stop<E>(&self, ask: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+        let mut asked = self.asked_to_stop.lock().await;
+        if !*asked {
+            ask.await?;
+            *asked = true;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn it_is_asked_to_end_until_that_was_heard_and_once() {
+        let container = Container::new(record::tests::record(), State::Created);
+        let asked = Cell::new(0);
+        let ask = async |answer: Result<(), &'static str>| {
+            asked.set(asked.get() + 1);
+            answer
+        };
+        assert_eq!(container.ask_to_stop(ask(Err("containerd is away"))).await, Err("containerd is away"));
+        // A caller that leaves before there is an answer.
+        let cut_off = container.ask_to_stop(std::future::pending::<Result<(), ()>>());
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(5), cut_off).await.is_err());
+        for _ in 0..2 {
+            assert_eq!(container.ask_to_stop(ask(Ok(()))).await, Ok(()));
+        }
+        assert_eq!(asked.get(), 2);
     }
 }

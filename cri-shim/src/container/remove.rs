@@ -1,4 +1,4 @@
-//! RemoveContainer: nothing of it is left, the record last.
+//! RemoveContainer: nothing of it is left.
 
 use std::sync::Arc;
 
@@ -42,28 +42,55 @@ pub async fn remove_known(shim: &Arc<Shim>, container: &Arc<Container>) -> Resul
     Ok(())
 }
 
-/// Removes what a container without a process holds: mounts, snapshots, files, and then its record.
+/// Removes what a container without a process holds: mounts, snapshots, its record, and how it ended.
 ///
 /// # Errors
 /// The first that could not be removed.
 pub async fn discard(shim: &Arc<Shim>, id: &str, volumes: &[String]) -> Result<()> {
     let folders = shim.folders.container(id);
-    blocking("remove a container's files", move || clear(&folders)).await?;
+    let state = folders.clone();
+    blocking("remove a container's files", move || clear_state(&state)).await?;
     shim.keeper.let_go(id);
     for key in volumes.iter().map(String::as_str).chain([id]) {
         shim.images.remove_rootfs(key).await?;
     }
-    Ok(shim.containerd.delete_container(id).await?)
+    shim.containerd.delete_container(id).await?;
+    // As long as there is a record, how it ended must be known: a restart would take it for one that never began.
+    blocking("remove a container's files", move || remove_folder(&folders.files)).await
+}
+
+/// All files and mounts of a container.
+pub(crate) fn clear(folders: &ContainerFolders) -> Result<()> {
+    clear_state(folders)?;
+    remove_folder(&folders.files)
 }
 
 /// Never through a mount: what is mounted there is an image's.
-pub(crate) fn clear(folders: &ContainerFolders) -> Result<()> {
+fn clear_state(folders: &ContainerFolders) -> Result<()> {
     for folder in [folders.images(), folders.rootfs()].into_iter().filter(|folder| folder.exists()) {
         kernel::mount::unmount_below(&folder).map_err(|errors| {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
             Error::part(format!("cannot unmount what is below {}", folder.display()))(errors.join("; "))
         })?;
     }
-    remove_folder(&folders.state)?;
-    remove_folder(&folders.files)
+    remove_folder(&folders.state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Exit, Reason, keep, read};
+    use super::*;
+    use crate::shim::tests::alone;
+
+    #[tokio::test]
+    async fn how_it_ended_is_known_as_long_as_it_has_a_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = alone(dir.path());
+        let folders = shim.folders.container("c1");
+        let exit = Exit { code: 3, started_at: 1, finished_at: 2, reason: Reason::Error, message: String::new() };
+        keep(&folders.exit(), &exit).unwrap();
+        // containerd is away, so that the record stays.
+        discard(&shim, "c1", &[]).await.unwrap_err();
+        assert_eq!(read::<Exit>(&folders.exit()), Some(exit));
+    }
 }

@@ -13,7 +13,7 @@ use crate::log::{ContainerIo, IoPaths};
 use crate::record::now;
 use crate::sandbox::record::{Phase, SandboxRecord};
 use crate::sandbox::{self, Sandbox};
-use crate::shim::{Shim, blocking};
+use crate::shim::{Shim, blocking, persist};
 use crate::trace::{Stages, slow_start};
 
 /// The exit code of what could not begin, as everywhere.
@@ -28,6 +28,8 @@ pub async fn start(shim: &Arc<Shim>, id: &str) -> Result<()> {
     let container = shim.containers.find(id)?;
     let _turn = container.turn.lock().await;
     let record = container.record();
+    // Removed while we waited for our turn.
+    shim.containers.find(&record.id)?;
     match container.state() {
         State::Created => {}
         State::Running(_) => return Ok(()),
@@ -97,7 +99,8 @@ async fn begin(
 async fn fail(shim: &Arc<Shim>, container: &Arc<Container>, error: &Error) {
     let id = &container.record().id;
     if let Err(error) = exit::delete_task(shim, id).await {
-        tracing::warn!(id, "the task of a container that could not start stays until it is removed: {error}");
+        tracing::warn!(id, "the task of a container that could not start is still there: {error}");
+        delete_task_later(shim, container);
     }
     let exit = Exit {
         code: CANNOT_START,
@@ -111,6 +114,20 @@ async fn fail(shim: &Arc<Shim>, container: &Arc<Container>, error: &Error) {
     }
     container.enter(State::Exited(exit));
     shim.tell_of_container(container, ContainerEventType::ContainerStoppedEvent);
+}
+
+/// It may run after all: where containerd went away before it answered.
+fn delete_task_later(shim: &Arc<Shim>, container: &Arc<Container>) {
+    let (shim, container) = (shim.clone(), container.clone());
+    let id = container.record().id.clone();
+    persist(format!("delete the task of container {id}"), move || {
+        let (shim, container, id) = (shim.clone(), container.clone(), id.clone());
+        async move {
+            let _turn = container.turn.lock().await;
+            // Its removal deletes the task too.
+            if shim.containers.get(&id).is_none() { Ok(()) } else { exit::delete_task(&shim, &id).await }
+        }
+    });
 }
 
 /// Opens a container's pipes and its log, for a container that begins or that was found running. From here on its output
@@ -154,4 +171,34 @@ pub(super) fn stdio(paths: &IoPaths, terminal: bool) -> Stdio {
     let IoPaths { stdin, stdout, stderr } = paths;
     let [stdin, stdout, stderr] = [stdin, stdout, stderr].map(IoPaths::text);
     Stdio { stdin, stdout, stderr, terminal }
+}
+
+#[cfg(test)]
+mod tests {
+    use cri::v1::NamespaceOption;
+
+    use super::*;
+    use crate::sandbox::record::Life;
+    use crate::shim::tests::alone;
+
+    #[tokio::test]
+    async fn what_was_removed_meanwhile_does_not_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = alone(dir.path());
+        let of_pod = sandbox::record::tests::record(NamespaceOption::default());
+        let life = Life { phase: Phase::Ready, ips: Vec::new(), trace: String::new(), record: of_pod };
+        shim.sandboxes.insert(&life.record.id.clone(), Arc::new(Sandbox::new(life)));
+        let record = super::super::record::tests::record();
+        let id = record.id.clone();
+        let container = Arc::new(Container::new(record, State::Created));
+        shim.containers.insert(&id, container.clone());
+        let removal = container.turn.lock().await;
+        let mut starting = Box::pin(start(&shim, &id));
+        assert!(futures::poll!(&mut starting).is_pending());
+        shim.containers.remove(&id);
+        drop(removal);
+        let error = starting.await.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+        assert!(!shim.folders.container(&id).files.exists(), "it left something");
+    }
 }

@@ -25,13 +25,15 @@ pub async fn stop(shim: &Arc<Shim>, id: &str, patience: Duration) -> Result<()> 
     }
     if !patience.is_zero() {
         let record = container.record();
-        // A second signal would mean more than the first to some programs.
-        if container.ask_to_stop() {
-            let task = ProcessId::init(&record.id);
-            shim.containerd.kill_process(task, record.stop_signal.number).await?;
-        }
-        if tokio::time::timeout(patience, container.ended()).await.is_ok() {
-            return Ok(());
+        let signal = shim.containerd.kill_process(ProcessId::init(&record.id), record.stop_signal.number);
+        let gently = async {
+            // A second signal would mean more than the first to some programs.
+            container.ask_to_stop(signal).await?;
+            container.ended().await;
+            Ok(())
+        };
+        if let Ok(done) = tokio::time::timeout(patience, gently).await {
+            return done;
         }
         tracing::info!(id = record.id, "the container did not end in {patience:?} after its stop signal: SIGKILL");
     }

@@ -174,7 +174,8 @@ impl Images {
     async fn layers(&self, what: &Installation<'_>, facts: &Facts) -> Result<(), ImageError> {
         let start = self.first_missing(&facts.chain, what.lease).await?;
         let layers = &facts.layers[start..];
-        what.progress.expect(layers.iter().map(|layer| layer.size).sum());
+        // What a manifest says of sizes may be anything.
+        what.progress.expect(layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size)));
         let (here, coming): (Vec<_>, Vec<_>) = layers.iter().map(|_| oneshot::channel::<()>()).unzip();
         // It lets in the lowest layer first.
         let places = Semaphore::new(self.0.settings.max_concurrent_downloads.max(1));

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use cri::v1::{IdMapping, NamespaceMode, NamespaceOption, PodSandboxConfig, UserNamespace};
@@ -15,7 +15,7 @@ use kernel::namespaces::{IdMap, IdMaps};
 use kernel::netns::Netns;
 use tokio::net::TcpStream;
 
-pub use kernel::namespaces::{Error, Pinned, Request, pinned};
+use kernel::namespaces::Request;
 
 /// How long a port in a pod may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -166,30 +166,6 @@ fn is_namespaced(path: &str, request: &Request) -> bool {
     (request.net && path.starts_with("net/"))
         || (request.ipc && (path.starts_with("fs/mqueue/") || IPC.contains(&path)))
         || (request.uts && path == "kernel/domainname")
-}
-
-/// Makes the namespaces and keeps them by mounts in `folder`, on a thread that may block.
-///
-/// # Errors
-/// As [`kernel::namespaces::pin`]. Nothing is left then.
-pub async fn pin(folder: PathBuf, request: Request) -> Result<Pinned, Error> {
-    blocking(folder, move |folder| kernel::namespaces::pin(folder, &request)).await
-}
-
-/// Lets them go. Idempotent.
-///
-/// # Errors
-/// As [`kernel::namespaces::unpin`].
-pub async fn unpin(folder: PathBuf) -> Result<(), Error> {
-    blocking(folder, kernel::namespaces::unpin).await
-}
-
-async fn blocking<T: Send + 'static>(
-    folder: PathBuf,
-    work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let about = folder.clone();
-    tokio::task::spawn_blocking(move || work(&folder)).await.unwrap_or(Err(Error::Panicked(about)))
 }
 
 /// A connection to a port on the loopback of a pod, or of the node for a pod on its network.

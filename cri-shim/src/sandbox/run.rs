@@ -181,7 +181,7 @@ async fn furnish(shim: &Shim, record: SandboxRecord, folders: SandboxFolders) ->
 
 fn share_memory(shm: &PathBuf, user: Option<&IdMaps>) -> Result<()> {
     std::fs::create_dir_all(shm).map_err(Error::io("make", shm))?;
-    kernel::mount::tmpfs(shm, Some(SHM_SIZE), 0o1777)
+    kernel::mount::shared_memory(shm, SHM_SIZE)
         .and_then(|()| user.map_or(Ok(()), |maps| kernel::mount::hand_over(shm, maps)))
         .map_err(Error::part("cannot make the pod's shared memory"))
 }

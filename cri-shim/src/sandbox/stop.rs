@@ -29,6 +29,10 @@ pub async fn stop(shim: &Arc<Shim>, id: &str) -> Result<()> {
 pub async fn remove(shim: &Arc<Shim>, id: &str) -> Result<()> {
     let Some(sandbox) = shim.sandboxes.find_maybe(id)? else { return Ok(()) };
     let _turn = sandbox.turn.write().await;
+    // Removed while we waited for our turn.
+    if shim.sandboxes.get(&sandbox.record.id).is_none() {
+        return Ok(());
+    }
     stop_in_turn(shim, &sandbox).await?;
     let containers = shim.containers_of(&sandbox.record.id);
     let removed = join_all(containers.iter().map(|container| container::remove::remove_known(shim, container))).await;
@@ -118,5 +122,32 @@ pub(crate) fn remove_folder(folder: &std::path::Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cri::v1::NamespaceOption;
+
+    use super::super::record::{Life, tests::record};
+    use super::*;
+    use crate::shim::tests::alone;
+
+    #[tokio::test]
+    async fn what_was_removed_meanwhile_is_not_removed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = alone(dir.path());
+        let record = record(NamespaceOption::default());
+        let id = record.id.clone();
+        let life = Life { phase: Phase::Stopped, ips: Vec::new(), trace: String::new(), record };
+        let sandbox = Arc::new(Sandbox::new(life));
+        shim.sandboxes.insert(&id, sandbox.clone());
+        let first = sandbox.turn.write().await;
+        let mut second = Box::pin(remove(&shim, &id));
+        assert!(futures::poll!(&mut second).is_pending());
+        shim.sandboxes.remove(&id);
+        drop(first);
+        // containerd, which does not answer, is not asked.
+        second.await.unwrap();
     }
 }

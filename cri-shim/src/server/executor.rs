@@ -59,7 +59,7 @@ impl Executor for NodeExecutor {
 
 async fn exec(shim: &Arc<Shim>, request: ExecRequest, streams: Streams) -> Result<i32> {
     let (container, _) = target(shim, &request.container_id)?;
-    let wanted = Wanted { words: request.cmd, stdin: request.stdin, tty: request.tty };
+    let wanted = Wanted { words: request.cmd, stdin: request.stdin, tty: request.tty, awaited: false };
     let command = Command::prepare(shim, &container.record().id, &wanted).await?;
     let done = run(shim, &command, &wanted, streams).await;
     match done {

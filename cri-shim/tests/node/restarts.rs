@@ -164,6 +164,40 @@ fn containerd_may_be_restarted_under_it() {
     });
 }
 
+#[test]
+fn a_command_that_nobody_waits_for_any_more_is_ended() {
+    on_a_node("restarts::a_command_that_nobody_waits_for_any_more_is_ended", async |node| {
+        let mut shim = node.serve().await;
+        let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
+        let id = shim.create(&sandbox, &container("app", "while :; do sleep 1; done")).await;
+        shim.start(&id).await;
+        let (mut other, of) = (shim.clone_client(), id.clone());
+        let asked = tokio::spawn(async move { other.exec(&of, "sleep 4322 & sleep 4322", 600).await });
+        until("the command runs", async || sleepers("4322") == 2).await;
+        shim.kill().await;
+        asked.await.unwrap().unwrap_err();
+        assert_eq!(sleepers("4322"), 2);
+
+        let mut shim = node.serve().await;
+        until("the command ends", async || sleepers("4322") == 0).await;
+        let pipes = node.state().join("containers").join(&id).join("io");
+        until("its pipes go", async || cri_shim::folders::names(&pipes).len() == 2).await;
+        assert_eq!(shim.exec(&id, "echo here", 10).await.unwrap().stdout, b"here\n");
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
+/// How many processes of the node sleep for so many seconds.
+fn sleepers(seconds: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let line = format!("sleep\0{seconds}\0");
+    entries
+        .filter(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(|found| found.ends_with(line.as_bytes())))
+        .count()
+}
+
 /// Kills the shim at one system call after another of those by which it changes anything outside itself, for the whole
 /// life of a pod; after each kill a restart leaves what is whole, and nothing else once the pod is removed.
 ///

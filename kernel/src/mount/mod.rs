@@ -69,6 +69,16 @@ pub fn tmpfs(target: &Path, size: Option<u64>, mode: u32) -> Result<()> {
     mount("tmpfs", "tmpfs", target, &options)
 }
 
+/// As [`tmpfs`], for data that everybody may write: it has no programs, no set-user-id files and no devices.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn shared_memory(target: &Path, size: u64) -> Result<()> {
+    let options = format!("mode=1777,size={size}");
+    let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some("shm"), target, Some("tmpfs"), flags, Some(options.as_str())).map_err(at("mount", target))
+}
+
 /// Bind mounts `source` at `target`, with everything mounted below it if `recursive`.
 ///
 /// # Errors

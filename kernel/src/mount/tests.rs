@@ -181,3 +181,23 @@ fn a_detached_overlay_is_seen_by_its_descriptor_alone() {
     let file = beneath.open_file_in_root(Path::new("same")).unwrap();
     assert_eq!(std::io::read_to_string(file).unwrap(), "0");
 }
+
+#[test]
+fn shared_memory_is_for_data() {
+    in_own_namespace(|| {
+        let scratch = Scratch::new("shared-memory");
+        let (memory, program) = (scratch.0.join("shm"), scratch.0.join("shm/program"));
+        fs::create_dir(&memory).unwrap();
+        shared_memory(&memory, 1 << 20).unwrap();
+        assert_eq!(fs::metadata(&memory).unwrap().permissions().mode() & 0o7777, 0o1777);
+        fs::copy("/bin/true", &program).unwrap();
+        let refused = std::process::Command::new(&program).status().unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        let flags = nix::sys::statvfs::statvfs(&memory).unwrap().flags();
+        assert!(
+            flags.contains(nix::sys::statvfs::FsFlags::ST_NOSUID | nix::sys::statvfs::FsFlags::ST_NODEV),
+            "{flags:?}"
+        );
+        unmount_lazy(&memory).unwrap();
+    });
+}

@@ -53,14 +53,14 @@ pub(crate) use namespaces::{joined as joined_namespaces, of_mappings, own as own
 pub use process::exec_process;
 pub(crate) use process::oom_score as clamped_oom_score;
 pub(crate) use resources::denied_devices;
-pub use resources::{Update, resources_status, update_resources};
+pub use resources::{Update, update_resources};
 pub use rootfs::Rootfs;
 pub use security::{Relabel, mcs_level, relabel, seccomp_reference};
 pub(crate) use security::{apply_seccomp, apply_selinux, seccomp_profile, selinux_labels};
 pub use signal::{StopSignal, stop_signal};
+pub use user::Accounts;
 pub(crate) use user::group_list;
 pub use user::of as user;
-pub use user::{Accounts, user_status};
 pub use volumes::{Volume, declared as declared_volumes, populate as populate_volumes};
 
 /// The runtime spec's version that is written. Older runtimes take it: what they lack is asked of the handler first.

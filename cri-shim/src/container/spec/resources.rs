@@ -48,30 +48,6 @@ pub fn update_resources(
     Ok(Update { spec, resources: told })
 }
 
-/// A container's limits as its status tells them.
-pub fn resources_status(spec: &Spec) -> LinuxContainerResources {
-    let linux = spec.linux().as_ref().and_then(|l| l.resources().clone()).unwrap_or_default();
-    let cpu = linux.cpu().clone().unwrap_or_default();
-    let memory = linux.memory().unwrap_or_default();
-    let score = spec.process().as_ref().and_then(|p| p.oom_score_adj());
-    LinuxContainerResources {
-        cpu_period: cpu.period().and_then(|p| i64::try_from(p).ok()).unwrap_or_default(),
-        cpu_quota: cpu.quota().unwrap_or_default(),
-        cpu_shares: cpu.shares().and_then(|s| i64::try_from(s).ok()).unwrap_or_default(),
-        memory_limit_in_bytes: memory.limit().unwrap_or_default(),
-        oom_score_adj: score.unwrap_or_default().into(),
-        cpuset_cpus: cpu.cpus().clone().unwrap_or_default(),
-        cpuset_mems: cpu.mems().clone().unwrap_or_default(),
-        hugepage_limits: linux.hugepage_limits().iter().flatten().map(hugepage_status).collect(),
-        unified: linux.unified().clone().unwrap_or_default(),
-        memory_swap_limit_in_bytes: memory.swap().unwrap_or_default(),
-    }
-}
-
-fn hugepage_status(limit: &LinuxHugepageLimit) -> HugepageLimit {
-    HugepageLimit { page_size: limit.page_size().clone(), limit: u64::try_from(limit.limit()).unwrap_or_default() }
-}
-
 fn apply(resources: &mut LinuxResources, wanted: &LinuxContainerResources, host: &HostFacts) -> Result<(), SpecError> {
     apply_cpu(resources.cpu_mut().get_or_insert_default(), wanted);
     apply_memory(resources.memory_mut().get_or_insert_default(), wanted, host);
@@ -152,6 +128,30 @@ mod tests {
         }
     }
 
+    /// A container's limits in the CRI's words.
+    fn told(spec: &Spec) -> LinuxContainerResources {
+        let linux = spec.linux().as_ref().and_then(|l| l.resources().clone()).unwrap_or_default();
+        let cpu = linux.cpu().clone().unwrap_or_default();
+        let memory = linux.memory().unwrap_or_default();
+        let score = spec.process().as_ref().and_then(|p| p.oom_score_adj());
+        LinuxContainerResources {
+            cpu_period: cpu.period().and_then(|p| i64::try_from(p).ok()).unwrap_or_default(),
+            cpu_quota: cpu.quota().unwrap_or_default(),
+            cpu_shares: cpu.shares().and_then(|s| i64::try_from(s).ok()).unwrap_or_default(),
+            memory_limit_in_bytes: memory.limit().unwrap_or_default(),
+            oom_score_adj: score.unwrap_or_default().into(),
+            cpuset_cpus: cpu.cpus().clone().unwrap_or_default(),
+            cpuset_mems: cpu.mems().clone().unwrap_or_default(),
+            hugepage_limits: linux.hugepage_limits().iter().flatten().map(hugepage_status).collect(),
+            unified: linux.unified().clone().unwrap_or_default(),
+            memory_swap_limit_in_bytes: memory.swap().unwrap_or_default(),
+        }
+    }
+
+    fn hugepage_status(limit: &LinuxHugepageLimit) -> HugepageLimit {
+        HugepageLimit { page_size: limit.page_size().clone(), limit: u64::try_from(limit.limit()).unwrap_or_default() }
+    }
+
     fn spec(wanted: &LinuxContainerResources) -> Spec {
         let mut spec = super::super::empty_spec();
         let mut linux = super::super::empty_linux();
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_status_tells_what_was_set() {
-        let status = resources_status(&spec(&wanted()));
+        let status = told(&spec(&wanted()));
         assert_eq!(status, LinuxContainerResources { memory_swap_limit_in_bytes: 1 << 20, ..wanted() });
     }
 
@@ -176,7 +176,7 @@ mod tests {
             memory_swap_limit_in_bytes: 2 << 20,
             ..wanted()
         };
-        assert_eq!(resources_status(&update.spec), expected);
+        assert_eq!(told(&update.spec), expected);
         assert_eq!(update.resources.devices(), &None);
         assert_eq!(update.resources.memory().unwrap().limit(), Some(2 << 20));
         let devices = update.spec.linux().as_ref().unwrap().resources().as_ref().unwrap().devices();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::seccomp::Profile;
 
 use super::fixtures::Case;
-use super::{DeviceNode, Source, SpecError, Volume, exec_process, user_status};
+use super::{DeviceNode, Source, SpecError, Volume, exec_process};
 
 fn asks() -> v1::LinuxContainerSecurityContext {
     v1::LinuxContainerSecurityContext::default()
@@ -105,8 +105,9 @@ fn users_and_groups_come_from_the_images_files() {
     });
     case.gathered.accounts.passwd = b"nobody:x:99:98::/:\n".into();
     let spec = case.spec().unwrap();
-    let expected = v1::LinuxContainerUser { uid: 99, gid: 98, supplemental_groups: vec![98, 1234, 5678] };
-    assert_eq!(user_status(&spec), expected);
+    let user = spec.process().as_ref().unwrap().user();
+    assert_eq!((user.uid(), user.gid()), (99, 98));
+    assert_eq!(user.additional_gids(), &Some(vec![98, 1234, 5678]));
     let alone = v1::Int64Value { value: 5 };
     let case = Case::new(v1::LinuxContainerSecurityContext { run_as_group: Some(alone), ..asks() });
     assert!(matches!(case.spec(), Err(SpecError::GroupWithoutUser(5))));

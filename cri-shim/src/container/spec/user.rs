@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use cri::v1;
 use oci_spec::image::Config as ImageConfig;
-use oci_spec::runtime::{Spec, User};
+use oci_spec::runtime::User;
 
 use super::{SpecError, security_of};
 
@@ -78,16 +78,6 @@ pub(crate) fn group_list(primary: u32, more: &[i64]) -> Result<Vec<u32>, SpecErr
         groups.insert(id("supplemental group", &group.to_string())?);
     }
     Ok(groups.into_iter().collect())
-}
-
-/// The user of a container as its status tells it.
-pub fn user_status(spec: &Spec) -> v1::LinuxContainerUser {
-    let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
-    v1::LinuxContainerUser {
-        uid: user.uid().into(),
-        gid: user.gid().into(),
-        supplemental_groups: user.additional_gids().iter().flatten().map(|gid| i64::from(*gid)).collect(),
-    }
 }
 
 fn merges(security: &v1::LinuxContainerSecurityContext) -> Result<bool, SpecError> {
