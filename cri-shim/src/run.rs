@@ -153,6 +153,7 @@ async fn prepare(options: &Options, carried: Carried) -> anyhow::Result<Shim> {
         containers: Index::new("container"),
         events: Events::default(),
         importing: tokio::sync::Mutex::default(),
+        levels: Default::default(),
     })
 }
 

@@ -57,6 +57,7 @@ pub struct Shim {
     pub meter: Option<Arc<Meter>>,
     /// The pause image is imported by one at a time.
     pub importing: tokio::sync::Mutex<()>,
+    pub levels: sandbox::level::Levels,
 }
 
 impl Shim {

@@ -17,7 +17,8 @@ pub struct Error {
 }
 
 /// Labels a file, or a folder and all below it on whatever file system. Links are labelled themselves, not followed.
-/// A file system that keeps no labels is passed over, and so is what goes away meanwhile. Blocks.
+/// What has the label is left alone, a file system that keeps no labels is passed over, and so is what goes away
+/// meanwhile. Blocks.
 ///
 /// # Errors
 /// At the first file that the kernel refuses.
@@ -28,7 +29,9 @@ pub fn relabel(path: &Path, label: &str) -> Result<(), Error> {
     };
     let mut left = vec![path.to_owned()];
     while let Some(path) = left.pop() {
-        match set(&path, label) {
+        // What is set is written to the disk, and refused where nothing can be written.
+        let done = if self::label(&path).as_deref() == Some(label) { Ok(()) } else { set(&path, label) };
+        match done {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTSUP | libc::ENOENT)) => {}
             other => other.map_err(failed(&path))?,
         }
@@ -50,17 +53,19 @@ fn set(path: &Path, label: &str) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The label of a file; `None` where it has none, or cannot be asked.
+pub fn label(path: &Path) -> Option<String> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut value = [0_u8; 4096];
+    // SAFETY: both names are NUL-terminated, and the buffer is writable for as many bytes as are told.
+    let length = unsafe { libc::lgetxattr(path.as_ptr(), NAME.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let label = value.get(..usize::try_from(length).ok()?)?;
+    Some(String::from_utf8_lossy(label).trim_end_matches('\0').to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn label(path: &Path) -> Option<String> {
-        let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-        let mut value = [0_u8; 64];
-        // SAFETY: both names are NUL-terminated, and the buffer is writable for as many bytes as are told.
-        let length = unsafe { libc::lgetxattr(path.as_ptr(), NAME.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-        usize::try_from(length).ok().map(|n| String::from_utf8_lossy(&value[..n]).into_owned())
-    }
 
     #[test]
     fn everything_below_is_labelled_and_nothing_beside() {

@@ -126,6 +126,7 @@ const ALONE: &[(&str, fn())] = &[
     ("upstream-cri", upstream::cri),
     ("cri-cgroup2", guest::cri_cgroup2),
     ("cri-systemd", guest::cri_systemd),
+    ("cri-selinux", guest::cri_selinux),
     ("proxy-nftables", proxy::nftables),
     ("proxy-iptables-nft", proxy::iptables_nft),
     ("proxy-iptables-legacy", proxy::iptables_legacy),

@@ -220,6 +220,7 @@ impl Starter<'_> {
         let plain = |container_path: &str, host: &Path| Mount {
             container_path: container_path.into(),
             host_path: host.display().to_string(),
+            selinux_relabel: true,
             ..Mount::default()
         };
         if !mounts.iter().any(|mount| mount.container_path == "/etc/hosts") {

@@ -7,6 +7,7 @@ use cri::v1::{Mount, MountPropagation};
 use k8s_openapi::api::core::v1::{Pod, VolumeMount};
 
 use super::error::SubPathError;
+use super::sources::Source;
 use super::{Volumes, sources, subpath, uid, volume_dir};
 
 /// What the container runtime can do (`RuntimeHandlerFeatures` of the CRI).
@@ -70,6 +71,8 @@ impl Volumes {
             readonly,
             propagation: propagation(mount.mount_propagation.as_deref()).into(),
             recursive_read_only: recursive_read_only(mount, readonly, request.support)?,
+            // What the machine's own folders are labelled is not for a pod to change.
+            selinux_relabel: !matches!(source, Source::HostPath { .. }),
             ..Mount::default()
         })
     }

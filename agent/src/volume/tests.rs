@@ -73,6 +73,7 @@ fn volumes_are_made_mounted_and_removed() {
                 {"name": "disk", "emptyDir": {}},
                 {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
                 {"name": "info", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+                {"name": "host", "hostPath": {"path": "/etc"}},
                 {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}},
                 {"name": "unused", "csi": {"driver": "d"}},
             ],
@@ -80,6 +81,7 @@ fn volumes_are_made_mounted_and_removed() {
                 {"name": "disk", "mountPath": "/d", "subPath": "x/y"},
                 {"name": "mem", "mountPath": "/m"},
                 {"name": "info", "mountPath": "/i", "subPathExpr": "$(WHICH)", "readOnly": true},
+                {"name": "host", "mountPath": "/h"},
                 {"name": "claim", "mountPath": "/c"},
             ]}],
         }));
@@ -94,7 +96,7 @@ fn volumes_are_made_mounted_and_removed() {
         assert!(kernel::mount::is_mount_point(&info).unwrap());
         assert_eq!(fs::read_to_string(info.join("labels")).unwrap(), "a=\"1\"");
 
-        let mounts = &pod.spec.as_ref().unwrap().containers[0].volume_mounts.as_ref().unwrap()[..3];
+        let mounts = &pod.spec.as_ref().unwrap().containers[0].volume_mounts.as_ref().unwrap()[..4];
         let environment = BTreeMap::from([("WHICH".to_owned(), "labels".to_owned())]);
         let support = Support::default();
         let request = MountRequest { pod: &pod, container: "c", mounts, environment: &environment, support };
@@ -103,7 +105,7 @@ fn volumes_are_made_mounted_and_removed() {
         let made_dir = fs::metadata(base.join("kubernetes.io~empty-dir/disk/x/y")).unwrap();
         assert_eq!((made_dir.gid(), made_dir.mode() & 0o7777), (4000, 0o2777));
         assert_eq!(fs::read_to_string(&made[2].host_path).unwrap(), "a=\"1\"");
-        assert!(made[2].readonly);
+        assert!(made[2].readonly && made[2].selinux_relabel && !made[3].selinux_relabel);
         // Once more, as for the container's next attempt.
         volumes.container_mounts(request).await.unwrap();
 

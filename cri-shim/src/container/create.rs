@@ -101,7 +101,7 @@ async fn make(shim: &Arc<Shim>, making: Making<'_>, stages: &Stages) -> Result<C
     let Making { sandbox, config, image, id } = making;
     let options = RootfsOptions { read_only: false, labels: labels(id) };
     let prepared = stages.run("file system", shim.images.prepare_rootfs(&image, id, options));
-    let mounted = stages.run("image volumes", volumes::mount(shim, id, &config));
+    let mounted = stages.run("image volumes", volumes::mount(shim, &sandbox.record, id, &config));
     let (rootfs, resolved) = futures::join!(prepared, mounted);
     let (rootfs, (resolved, volumes)) = (rootfs?, resolved?);
     let pid = target_pid(shim, sandbox, &config).await?;
@@ -196,7 +196,7 @@ impl Deciding {
             gathered: &gathered,
         };
         let spec = container_spec(&input)?;
-        if let Some(relabel) = spec::relabel(&input, &spec)? {
+        if let Some(relabel) = spec::selinux::relabel(&input, &spec)? {
             relabel.run().map_err(Error::part(format!("cannot relabel the mounts of container {id}")))?;
         }
         Ok(spec)

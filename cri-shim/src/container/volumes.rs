@@ -1,4 +1,4 @@
-//! Image volumes: mounts of a container that show another image.
+//! Image volumes: mounts of a container that show another image, with the owners and the label that the container needs.
 
 use std::sync::Arc;
 
@@ -6,8 +6,11 @@ use containerd_client::types::Mount;
 use cri::v1::ContainerConfig;
 
 use super::create::labels;
+use super::mapped;
+use super::spec::{security_of, selinux};
 use crate::error::{Error, Result};
 use crate::image::RootfsOptions;
+use crate::sandbox::record::SandboxRecord;
 use crate::shim::{Shim, blocking};
 
 /// More images in one container than this are refused.
@@ -25,6 +28,7 @@ pub(super) fn keys(id: &str, count: usize) -> Vec<String> {
 /// `NotFound` for an image that was not pulled, and what containerd or the kernel said; the caller removes what is left.
 pub(super) async fn mount(
     shim: &Arc<Shim>,
+    sandbox: &SandboxRecord,
     id: &str,
     config: &ContainerConfig,
 ) -> Result<(ContainerConfig, Vec<String>)> {
@@ -35,6 +39,7 @@ pub(super) async fn mount(
         return Err(Error::Invalid(format!("a container may have {MOST} image volumes, and not {}", wanted.len())));
     }
     let keys = keys(id, wanted.len());
+    let selinux = selinux::labels(&shim.host, &security_of(config), &sandbox.config, sandbox.selinux_level.as_deref())?;
     for (n, (mount, key)) in wanted.into_iter().zip(&keys).enumerate() {
         let name = mount.image.as_ref().map_or("", |image| image.image.as_str());
         let image = shim.images.find(name).await?;
@@ -44,6 +49,14 @@ pub(super) async fn mount(
         let folder = shim.folders.container(id).images().join(n.to_string());
         mount.host_path = folder.to_string_lossy().into_owned();
         mount.readonly = true;
+        // As they are mapped here already.
+        mount.uid_mappings.clear();
+        mount.gid_mappings.clear();
+        let label = selinux.as_ref().filter(|_| mount.selinux_relabel).map(|labels| labels.mount.clone());
+        if label.is_some() || mapped::maps(sandbox)?.is_some() {
+            mapped::show_image(shim, sandbox, folder, (&mounts, label)).await?;
+            continue;
+        }
         blocking("mount an image volume", move || {
             std::fs::create_dir_all(&folder).map_err(Error::io("make", &folder))?;
             show(&mounts, &folder).map_err(Error::part(format!("cannot mount image volume {}", folder.display())))

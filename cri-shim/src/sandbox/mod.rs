@@ -1,6 +1,7 @@
 //! A pod sandbox: a pod's pinned namespaces, its files, its network, and what happens to them from run to remove.
 
 pub mod files;
+pub mod level;
 pub mod namespaces;
 pub mod network;
 pub mod pause;

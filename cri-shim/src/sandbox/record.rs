@@ -26,7 +26,7 @@ pub struct SandboxRecord {
     /// The runtime handler's name as it was asked for: empty for the default one.
     #[serde(default)]
     pub handler: String,
-    /// The pod's SELinux level, where SELinux is on and the config names none.
+    /// The pod's SELinux level, where the policy has levels and the config names none.
     #[serde(default)]
     pub selinux_level: Option<String>,
     #[serde(with = "message")]

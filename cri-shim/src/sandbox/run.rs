@@ -13,9 +13,9 @@ use prost_types::Any;
 use super::namespaces::{Defaults, plan};
 use super::record::{EXTENSION, KIND, KIND_LABEL, Life, Phase, SandboxRecord, name, validate};
 use super::spec::sandbox_user_namespace;
-use super::{Sandbox, files, network, pause, stop};
+use super::{Sandbox, files, level, network, pause, stop};
 use crate::container::cgroup;
-use crate::container::spec::{SPEC, mcs_level};
+use crate::container::spec::SPEC;
 use crate::containerd::containers::runtime;
 use crate::containerd::runc;
 use crate::error::{Error, Result};
@@ -43,7 +43,9 @@ pub async fn run(shim: &Arc<Shim>, request: RunPodSandboxRequest, stages: &Stage
         return Ok(id);
     }
     let id = new_id();
-    let selinux_level = selinux_level(shim, &id);
+    // Held until the index has the sandbox.
+    let level = level::reserve(shim, &id, &config);
+    let selinux_level = level.as_ref().map(|level| level.text().to_owned());
     let record = SandboxRecord { id, created_at: now(), handler, selinux_level, config };
     let life = Life { phase: Phase::Making, ips: Vec::new(), trace: String::new(), record };
     let sandbox = Arc::new(Sandbox::new(life));
@@ -66,14 +68,6 @@ fn existing(shim: &Shim, config: &PodSandboxConfig) -> Result<Option<String>> {
             "pod sandbox {id} of {asked} has stopped: remove it, or ask for the next attempt"
         ))),
     }
-}
-
-/// A level that no other pod has.
-fn selinux_level(shim: &Shim, id: &str) -> Option<String> {
-    shim.host.selinux.as_ref()?;
-    let all = shim.sandboxes.all();
-    let taken: Vec<&str> = all.iter().filter_map(|sandbox| sandbox.record.selinux_level.as_deref()).collect();
-    Some(mcs_level(id, &taken))
 }
 
 fn ready(shim: &Arc<Shim>, sandbox: &Arc<Sandbox>, ips: Vec<IpAddr>, stages: &Stages) -> Result<String> {

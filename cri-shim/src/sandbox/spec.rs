@@ -160,9 +160,10 @@ fn confine(
 ) -> Result<(), SpecError> {
     let profile = spec::seccomp_profile(&container_like(security))?;
     spec::apply_seccomp(made, profile.as_ref().filter(|_| !security.privileged), input.seccomp, input.host)?;
-    if let Some(contexts) = &input.host.selinux {
-        let options = security.selinux_options.clone().unwrap_or_default();
-        spec::apply_selinux(made, spec::selinux_labels(contexts, &options, input.selinux_level)?);
+    if let Some(labels) =
+        spec::selinux::labels(input.host, &container_like(security), input.config, input.selinux_level)?
+    {
+        spec::selinux::apply(made, labels);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Trees whose files have other owners for whoever looks through the mount. Source: mount_setattr(2), "ID-mapped mounts".
+//! Trees of several folders, whose files may have other owners for whoever looks through the mount. Source: mount_setattr(2), "ID-mapped mounts".
 
 use std::fs::File;
 use std::io;
@@ -14,27 +14,39 @@ const OPEN_TREE_CLONE: libc::c_uint = 1;
 /// Covered by mounts in a namespace of a thread's own; every Linux has it.
 const PLACE: &str = "/proc/sys/fs";
 
-/// Folders that make up one writable tree.
+/// Folders that make up one tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layers {
     /// The first is on top.
     pub lower: Vec<PathBuf>,
-    pub upper: PathBuf,
-    pub work: PathBuf,
+    /// Where changes go; none for a tree that cannot be written to.
+    pub upper: Option<Upper>,
     /// Further options of the overlay file system.
     pub options: Vec<String>,
 }
 
-/// Mounts `layers` as one tree at `target`, with owners as the user namespace at `namespace` has them: what its root
-/// owns in the lower folders is its root's. `maps` are the same, for the owner of the tree's top. Needs Linux 5.19.
+/// The folders of an overlay that is written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upper {
+    pub changes: PathBuf,
+    pub work: PathBuf,
+}
+
+/// Mounts `layers` as one tree at `target`. Needs Linux 5.2.
+///
+/// With `users` owners are as the user namespace at that path has them: what its root owns in the lower folders is its
+/// root's. The maps are the same, for the owner of the tree's top. This needs Linux 5.19.
 ///
 /// # Errors
 /// Where the kernel refuses, as for lower folders on a file system that cannot map ids (EINVAL).
-pub fn mapped_overlay(layers: &Layers, (namespace, maps): (&Path, &IdMaps), target: &Path) -> Result<()> {
+pub fn overlay(layers: &Layers, users: Option<(&Path, &IdMaps)>, target: &Path) -> Result<()> {
     // It is the top of the tree.
-    hand_over(&layers.upper, maps)?;
-    let user = File::open(namespace).map_err(at("open", namespace))?;
-    let trees = layers.lower.iter().map(|dir| mapped(dir, &user)).collect::<Result<Vec<_>>>()?;
+    if let (Some(upper), Some((_, maps))) = (&layers.upper, users) {
+        hand_over(&upper.changes, maps)?;
+    }
+    let user = users.map(|(path, _)| File::open(path).map_err(at("open", path))).transpose()?;
+    let shown = |dir: &PathBuf| user.as_ref().map_or_else(|| copy(dir), |user| mapped(dir, user));
+    let trees = layers.lower.iter().map(shown).collect::<Result<Vec<_>>>()?;
     let rest = layers.clone();
     // What lower folders are mounted at is of no use once the overlay has them, so that nobody else gets to see it.
     let thread = std::thread::spawn(move || assemble(&trees, &rest));
@@ -86,9 +98,18 @@ fn assemble(trees: &[OwnedFd], layers: &Layers) -> Result<OwnedFd> {
         lower.push(path);
     }
     let whole = folder("whole")?;
-    let paths = [lower, vec![layers.upper.clone()], vec![layers.work.clone()]];
+    let mut folders = Vec::new();
+    match &layers.upper {
+        Some(upper) => {
+            folders.extend([("upperdir", vec![upper.changes.clone()]), ("workdir", vec![upper.work.clone()])])
+        }
+        // One folder alone is no overlay.
+        None if lower.len() == 1 => lower.push(folder("nothing")?),
+        None => {}
+    }
+    folders.push(("lowerdir", lower));
     let mut options: Vec<String> = layers.options.clone();
-    for (key, paths) in ["lowerdir", "upperdir", "workdir"].iter().zip(&paths) {
+    for (key, paths) in &folders {
         options.push(format!("{key}={}", String::from_utf8_lossy(&joined(paths))));
     }
     super::mount("overlay", "overlay", &whole, &options.join(","))?;
@@ -145,9 +166,9 @@ mod tests {
         let request = crate::namespaces::Request { user: Some(maps.clone()), ..Default::default() };
         let pinned = crate::namespaces::pin(&pins, &request).unwrap();
         let namespace = pinned.user.unwrap();
-        let layers =
-            Layers { lower: vec![lower.clone(), below.clone()], upper: upper.clone(), work, options: Vec::new() };
-        let mounted = mapped_overlay(&layers, (&namespace, &maps), &target);
+        let changes = Some(Upper { changes: upper.clone(), work });
+        let layers = Layers { lower: vec![lower.clone(), below.clone()], upper: changes, options: Vec::new() };
+        let mounted = overlay(&layers, Some((&namespace, &maps)), &target);
         if mounted.as_ref().is_err_and(|e| e.kind() == Some(io::ErrorKind::InvalidInput)) {
             eprintln!("SKIPPED {name}: the file system of the temporary folder or this kernel maps no ids");
             crate::namespaces::unpin(&pins).unwrap();
@@ -157,11 +178,18 @@ mod tests {
         let seen = mounted.map(|()| ["", "file", "other"].map(|part| owner(&target.join(part))));
         let changed = std::fs::write(target.join("file"), "z").and_then(|()| std::fs::metadata(upper.join("file")));
         let changed = changed.map(|stat| (stat.uid(), stat.gid()));
-        let (unmounted, unpinned) = (crate::mount::unmount(&target), crate::namespaces::unpin(&pins));
+        let unmounted = crate::mount::unmount(&target);
+        let fixed = Layers { lower: vec![lower.clone()], upper: None, options: Vec::new() };
+        let fixed = overlay(&fixed, Some((&namespace, &maps)), &target);
+        let fixed = fixed.map(|()| (owner(&target.join("file")), std::fs::write(target.join("file"), "z")));
+        let unmounted = unmounted.and(crate::mount::unmount(&target));
+        let unpinned = crate::namespaces::unpin(&pins);
         unmounted.and(unpinned.map_err(|e| at("unpin", &pins)(io::Error::other(e)))).unwrap();
         let below = owner(&lower.join("file"));
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(seen.unwrap(), [(100_000, 200_000); 3]);
         assert_eq!((changed.unwrap(), below), ((100_000, 200_000), (0, 0)));
+        let (owner, written) = fixed.unwrap();
+        assert_eq!((owner, written.unwrap_err().kind()), ((100_000, 200_000), io::ErrorKind::ReadOnlyFilesystem));
     }
 }

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags};
 pub use beneath::{Beneath, bind_descriptor};
 pub use detached::detached_overlay;
 pub use info::MountInfo;
-pub use mapped::{Layers, hand_over, mapped_overlay};
+pub use mapped::{Layers, Upper, hand_over, overlay};
 
 /// What a mount operation attempted, on what, and why it failed.
 #[derive(Debug, thiserror::Error)]

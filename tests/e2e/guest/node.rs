@@ -28,17 +28,6 @@ pub enum Driver {
 }
 
 impl Driver {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Cgroupfs => "cgroupfs",
-            Self::Systemd => "systemd",
-        }
-    }
-
-    pub fn of(word: &str) -> Self {
-        if word == Self::Systemd.word() { Self::Systemd } else { Self::Cgroupfs }
-    }
-
     /// The control group below which those of pods are.
     pub fn groups(self) -> &'static Path {
         Path::new(match self {

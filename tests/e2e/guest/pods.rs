@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cri::v1::*;
 use tests::bed::{output, text};
 
-use super::node::{Configs, Node, own_pids};
+use super::node::{Configs, IMAGE, Node, own_pids};
 
 pub const FOREVER: &str = "trap exit TERM; while :; do sleep 1; done";
 pub const MB: i64 = 1 << 20;
@@ -126,18 +126,26 @@ pub async fn users(node: &Node) {
     let volume = Path::new("/mnt/volume");
     fs::create_dir_all(volume).unwrap();
     fs::write(volume.join("of-root"), "x").unwrap();
-    let ids = vec![IdMapping { host_id: FIRST_ID, container_id: 0, length: 65_536 }];
-    let own = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids.clone() };
+    let (ids, own) = own_users();
     let mount = Mount {
         container_path: "/volume".into(),
         host_path: volume.display().to_string(),
         uid_mappings: ids.clone(),
+        gid_mappings: ids.clone(),
+        ..Mount::default()
+    };
+    let image = Mount {
+        container_path: "/image".into(),
+        image: Some(ImageSpec { image: IMAGE.into(), ..ImageSpec::default() }),
+        readonly: true,
+        uid_mappings: ids.clone(),
         gid_mappings: ids,
         ..Mount::default()
     };
+    let part = Mount { container_path: "/part".into(), image_sub_path: "bin".into(), ..image.clone() };
     let change = |configs: &mut Configs| {
         configs.namespaces(&NamespaceOption { userns_options: Some(own.clone()), ..own_pids() });
-        configs.container.mounts.push(mount.clone());
+        configs.container.mounts.extend([mount.clone(), image.clone(), part.clone()]);
     };
     let pod = node
         .run("users", &format!("touch /made /volume/made; echo > /dev/stderr && touch /told; {FOREVER}"), change)
@@ -148,6 +156,10 @@ pub async fn users(node: &Node) {
     for file in ["/", "/bin/busybox", "/made", "/told", "/volume/of-root", "/volume/made", "/etc/hosts", "/dev/shm"] {
         assert_eq!(node.exec(&pod, &format!("stat -c %u:%g {file}")).await, "0:0", "{file} in the pod");
     }
+    for file in ["/image", "/image/bin/busybox", "/part/busybox"] {
+        assert_eq!(node.exec(&pod, &format!("stat -c %u:%g {file}")).await, "0:0", "{file} of an image volume");
+    }
+    assert_eq!(node.exec(&pod, "/part/busybox echo runs; touch /image/made || echo fixed").await, "runs\nfixed");
     let process = fs::metadata(format!("/proc/{}", pod.pid())).unwrap();
     assert_eq!((process.uid(), process.gid()), (FIRST_ID, FIRST_ID));
     let made = fs::metadata(volume.join("made")).unwrap();
@@ -158,6 +170,13 @@ pub async fn users(node: &Node) {
     let address = node.exec(&pod, "ip -4 addr show eth0").await;
     assert!(address.contains("10.244.0."), "{address}");
     node.remove(pod).await;
+}
+
+/// What a pod with a user namespace asks for.
+pub fn own_users() -> (Vec<IdMapping>, UserNamespace) {
+    let ids = vec![IdMapping { host_id: FIRST_ID, container_id: 0, length: 65_536 }];
+    let own = UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids.clone() };
+    (ids, own)
 }
 
 /// After all the pods are gone.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use cri::v1;
 use oci_spec::image::{Config, ImageConfiguration};
 
+use super::selinux::SelinuxContexts;
 use super::{
     ContainerInput, Gathered, Handler, HostFacts, NamespacePaths, SandboxView, SpecError, Volume, container_spec,
 };
@@ -131,5 +132,12 @@ impl Case {
     pub(crate) fn json(&self) -> Result<serde_json::Value, String> {
         let spec = self.spec().map_err(|e| e.to_string())?;
         serde_json::to_value(spec).map_err(|e| e.to_string())
+    }
+}
+
+pub(crate) fn selinux() -> SelinuxContexts {
+    SelinuxContexts {
+        process: "system_u:system_r:container_t:s0".into(),
+        file: "system_u:object_r:container_file_t:s0".into(),
     }
 }

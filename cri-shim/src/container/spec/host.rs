@@ -7,6 +7,7 @@ use std::path::Path;
 use oci_spec::runtime::{Capability, PosixRlimitType};
 
 use super::capabilities::{self, CapabilitySet};
+use super::selinux::SelinuxContexts;
 
 /// What this machine and this process have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct HostFacts {
     pub hugetlb: bool,
     pub seccomp: bool,
     pub apparmor: bool,
-    /// The contexts of containers, where SELinux is on.
+    /// What the policy has for containers, where SELinux is on.
     pub selinux: Option<SelinuxContexts>,
     /// What a container can be given at most: what this process holds.
     pub capabilities: CapabilitySet,
@@ -39,22 +40,6 @@ pub struct HostFacts {
 /// A resource by its number in the order of [`PosixRlimitType`], which has none of its own.
 pub type PosixRlimitKey = u8;
 
-/// SELinux contexts for containers. Source: container-selinux, selinux/contexts/lxc_contexts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SelinuxContexts {
-    pub process: String,
-    pub file: String,
-}
-
-impl Default for SelinuxContexts {
-    fn default() -> Self {
-        Self {
-            process: "system_u:system_r:container_t:s0".into(),
-            file: "system_u:object_r:container_file_t:s0".into(),
-        }
-    }
-}
-
 impl HostFacts {
     /// Asks the kernel. What cannot be read is taken as not there. Blocks for some small files of /proc and /sys.
     pub fn detect() -> Self {
@@ -69,7 +54,7 @@ impl HostFacts {
             hugetlb: cgroups.as_ref().is_some_and(has_hugetlb),
             seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             apparmor: super::apparmor::is_enabled(),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists().then(selinux_contexts),
+            selinux: selinux_contexts(),
             capabilities: held(&status),
             oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
             hard_limits: hard_limits(&read("/proc/self/limits")),
@@ -167,23 +152,22 @@ fn hard_limits(text: &str) -> BTreeMap<PosixRlimitKey, u64> {
     NAMES.iter().filter_map(|(name, resource)| Some((*resource as u8, hard(name)?))).collect()
 }
 
-fn selinux_contexts() -> SelinuxContexts {
-    let policy = read("/etc/selinux/config");
-    let policy = policy.lines().find_map(|l| l.strip_prefix("SELINUXTYPE=")).unwrap_or("targeted").trim().to_owned();
-    parse_contexts(&read(&format!("/etc/selinux/{policy}/contexts/lxc_contexts")))
-}
-
-/// Lines such as `process = "system_u:system_r:container_t:s0"`.
-fn parse_contexts(text: &str) -> SelinuxContexts {
-    let value = |key: &str| {
-        let mut pairs = text.lines().filter_map(|line| line.split_once('='));
-        pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().trim_matches('"').to_owned())
-    };
-    let default = SelinuxContexts::default();
-    SelinuxContexts {
-        process: value("process").unwrap_or(default.process),
-        file: value("file").unwrap_or(default.file),
+/// Those that the policy has for containers; none where SELinux is off, or has no policy yet or one that knows none.
+fn selinux_contexts() -> Option<SelinuxContexts> {
+    let own = read("/proc/self/attr/current");
+    if !Path::new("/sys/fs/selinux/enforce").exists() || own.trim_end_matches(['\0', '\n']) == "kernel" {
+        return None;
     }
+    let config = read("/etc/selinux/config");
+    let policy = config.lines().find_map(|line| line.strip_prefix("SELINUXTYPE=")).unwrap_or("targeted").trim();
+    let of_policy = format!("/etc/selinux/{policy}/contexts/lxc_contexts");
+    let files = ["/usr/share/containers/selinux/contexts", &of_policy];
+    let text = files.iter().find_map(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    let contexts = SelinuxContexts::parse(&text);
+    if contexts.is_none() {
+        tracing::warn!("containers have no SELinux label: neither {} says which", files.join(" nor "));
+    }
+    contexts
 }
 
 #[cfg(test)]
@@ -218,13 +202,6 @@ mod tests {
         assert_eq!(own_group("4:memory:/a\n0::/b\n"), "/a");
         assert_eq!(own_group("0::/b\n"), "/b");
         assert_eq!(own_group(""), "/");
-    }
-
-    #[test]
-    fn contexts_are_read_or_the_usual_ones() {
-        let text = "process = \"system_u:system_r:svirt_lxc_net_t:s0\"\ncontent = \"x\"\n";
-        assert_eq!(parse_contexts(text).process, "system_u:system_r:svirt_lxc_net_t:s0");
-        assert_eq!(parse_contexts(text).file, SelinuxContexts::default().file);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod process;
 mod resources;
 mod rootfs;
 mod security;
+pub(crate) mod selinux;
 mod signal;
 mod user;
 mod volumes;
@@ -46,7 +47,7 @@ pub use encode::{LINUX_RESOURCES, PROCESS, SPEC, decode, encode};
 pub use error::SpecError;
 pub use gather::{Gathered, Request, Source, gather};
 pub use handler::Handler;
-pub use host::{HostFacts, SelinuxContexts};
+pub use host::HostFacts;
 pub(crate) use mounts::{bind, default_mounts};
 pub use namespaces::{IdMappings, NamespacePaths, user_namespace};
 pub(crate) use namespaces::{joined as joined_namespaces, of_mappings, own as own_namespace};
@@ -55,8 +56,8 @@ pub(crate) use process::oom_score as clamped_oom_score;
 pub(crate) use resources::denied_devices;
 pub use resources::{Update, update_resources};
 pub use rootfs::Rootfs;
-pub use security::{Relabel, mcs_level, relabel, seccomp_reference};
-pub(crate) use security::{apply_seccomp, apply_selinux, seccomp_profile, selinux_labels};
+pub use security::seccomp_reference;
+pub(crate) use security::{apply_seccomp, seccomp_profile};
 pub use signal::{StopSignal, stop_signal};
 pub use user::Accounts;
 pub(crate) use user::group_list;
@@ -78,7 +79,7 @@ pub struct SandboxView<'a> {
     pub hostname: &'a Path,
     /// The folder for /dev/shm; the machine's own where the pod uses its IPC.
     pub shm: &'a Path,
-    /// The pod's SELinux level where the pod's config names none. See [`mcs_level`].
+    /// The pod's SELinux level where the pod's config names none. See [`selinux::mcs_level`].
     pub selinux_level: Option<&'a str>,
 }
 

@@ -212,7 +212,7 @@ fn selinux_labels_only_where_the_kernel_has_them() {
     let selinux_options = Some(v1::SeLinuxOption { level: "s0:c4,c5".into(), ..Default::default() });
     let mut case = Case::new(v1::LinuxContainerSecurityContext { selinux_options, ..asks() });
     assert_eq!(case.json().unwrap()["process"]["selinuxLabel"], Value::Null);
-    case.host.selinux = Some(super::SelinuxContexts::default());
+    case.host.selinux = Some(super::fixtures::selinux());
     let spec = case.json().unwrap();
     assert_eq!(spec["process"]["selinuxLabel"], "system_u:system_r:container_t:s0:c4,c5");
     assert_eq!(spec["linux"]["mountLabel"], "system_u:object_r:container_file_t:s0:c4,c5");
@@ -223,9 +223,9 @@ fn what_a_labelled_container_uses_is_labelled() {
     let with = |path: &str, selinux: bool| {
         let mut case =
             with_mount(v1::Mount { selinux_relabel: true, ..volume() }, Source { path: path.into(), ..on(true, true) });
-        case.host.selinux = selinux.then(super::SelinuxContexts::default);
+        case.host.selinux = selinux.then(super::fixtures::selinux);
         let spec = case.spec().unwrap();
-        super::relabel(&case.input(&case.view()), &spec).map_err(|e| e.to_string())
+        super::selinux::relabel(&case.input(&case.view()), &spec).map_err(|e| e.to_string())
     };
     assert_eq!(with("/srv/real", false), Ok(None));
     let relabel = with("/srv/real", true).unwrap().unwrap();
