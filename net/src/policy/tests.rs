@@ -470,6 +470,16 @@ fn what_nft_lists_is_read() {
 }
 
 #[test]
+fn a_dropped_packet_is_remembered_as_long_as_nft_says_and_numbers_go() {
+    let met = |expires: &str| {
+        let element = format!("10.0.0.1 . 10.0.0.2 . 6 . 80 timeout 2m expires {expires}");
+        super::listing::read_met(&format!("elements = {{ {element} }}"))[0].remembered
+    };
+    assert_eq!(met("1m59s996ms"), 119_996);
+    assert_eq!(met("99999999999999999999h1s1ms"), u64::MAX);
+}
+
+#[test]
 fn counters_of_one_name_are_summed_as_far_as_numbers_go() {
     let text = "counter a {\npackets 2 bytes 9\n}\ncounter a {\npackets 3 bytes 9\n}\n";
     assert_eq!(read_counters(text)["a"], 5);
