@@ -42,6 +42,14 @@ pub const PLUGINS: [(&str, &dyn skel::Plugin); 17] = [
     ("sbr", &sbr::Sbr),
 ];
 
+/// Reads what plugins find on a node: host-local's memory of addresses, and the elements that nft lists.
+pub fn read_any(bytes: &[u8]) {
+    if let Some(taken) = host_local::Taken::read(bytes) {
+        assert_eq!(taken.bytes(), bytes);
+    }
+    listing::read(&String::from_utf8_lossy(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -33,6 +33,9 @@ fn socket() -> PathBuf {
 const ADD: Duration = Duration::from_secs(15);
 /// How long the others do.
 const SHORT: Duration = Duration::from_secs(2);
+/// For how long after the daemon's last sign of life STATUS takes it to come back: a supervisor that has seen it die often
+/// waits for 10 s each time.
+const GRACE: Duration = Duration::from_secs(25);
 
 impl Plugin for Policy {
     fn add(&self, call: &Call) -> Result<Success, Error> {
@@ -55,17 +58,43 @@ impl Plugin for Policy {
         Ok(())
     }
 
-    /// A daemon that was killed leaves its socket, and ADD waits for the next one. To say that the network is not ready
-    /// would make the node NotReady, and take its pods, whose traffic goes on, out of all Services.
+    /// To say that the network is not ready makes the node NotReady, and takes its pods, whose traffic goes on, out of all
+    /// Services. So a daemon that restarts has time to come back, as ADD waits for it, too; one that ends again and again
+    /// before its rules stand is as one that is gone.
     fn status(&self, call: &Call) -> Result<(), Error> {
         let config: Config = call.own()?;
-        match UnixStream::connect(&config.socket) {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionRefused => {
-                let msg = format!("cannot reach the net daemon at {}: {error}", config.socket.display());
-                Err(Error::new(code::PLUGIN_NOT_AVAILABLE, msg))
+        let until = Instant::now() + SHORT;
+        loop {
+            let age = age(&config.socket);
+            if age.is_some_and(|age| age <= GRACE) {
+                return Ok(());
             }
-            _ => Ok(()),
+            let reached = UnixStream::connect(&config.socket);
+            // It has just begun.
+            if reached.is_ok() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+            let msg =
+                format!("the net daemon at {} {}: its log says why", config.socket.display(), fault(&reached, age));
+            return Err(Error::new(code::PLUGIN_NOT_AVAILABLE, msg));
         }
+    }
+}
+
+/// How long ago the net daemon last kept its rules, by the file that it touches then; `None` before it ever did.
+fn age(socket: &Path) -> Option<Duration> {
+    let beat = std::fs::metadata(socket.with_extension("").join("alive")).and_then(|file| file.modified()).ok()?;
+    // A clock that was set back meanwhile is no life.
+    Some(beat.elapsed().unwrap_or_else(|ahead| ahead.duration()))
+}
+
+fn fault(reached: &io::Result<UnixStream>, age: Option<Duration>) -> String {
+    let age = age.map_or_else(String::new, |age| format!(" for {} s", age.as_secs()));
+    match reached {
+        Ok(_) => format!("runs, but has not kept the rules of policies{age}"),
+        Err(error) if is_away(error) => format!("has not run{age}"),
+        Err(error) => format!("cannot be reached ({error}), and has not kept the rules of policies{age}"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use netlink_packet_core::{Emitable, NlaBuffer, NlasIterator, Parseable};
+use netlink_packet_core::{DefaultNla, Emitable, Nla, NlaBuffer, NlasIterator, Parseable};
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, IPTuple, ProtoTuple, Protocol, Tuple};
 
 use crate::netlink::socket::Socket;
@@ -25,7 +25,8 @@ pub struct Error {
     pub source: io::Error,
 }
 
-/// One direction of a flow.
+/// One direction of a flow. As in the kernel, what has no ports has other numbers in their place: ICMP its identifier, and
+/// type and code; all else 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Direction {
     pub source: IpAddr,
@@ -34,10 +35,10 @@ pub struct Direction {
     pub destination_port: u16,
 }
 
-/// A tracked TCP, UDP or SCTP flow.
+/// A tracked flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Flow {
-    /// IP protocol number: 6, 17 or 132.
+    /// IP protocol number.
     pub protocol: u8,
     /// As its first packet was sent; the destination is what the client asked for.
     pub original: Direction,
@@ -118,17 +119,35 @@ impl Conntrack for Kernel {
 
 fn tuple(flow: &Flow) -> Vec<Tuple> {
     let way = flow.original;
+    let mut proto = vec![ProtoTuple::Protocol(Protocol::from(flow.protocol))];
+    match icmp(flow.protocol) {
+        Some(base) => {
+            let [kind, code] = way.destination_port.to_be_bytes();
+            let id = way.source_port.to_be_bytes().to_vec();
+            let parts = [id, vec![kind], vec![code]].into_iter().zip(base..);
+            proto.extend(parts.map(|(bytes, attribute)| ProtoTuple::Other(DefaultNla::new(attribute, bytes))));
+        }
+        None => {
+            proto.extend([ProtoTuple::SourcePort(way.source_port), ProtoTuple::DestinationPort(way.destination_port)])
+        }
+    }
     vec![
         Tuple::Ip(vec![IPTuple::SourceAddress(way.source), IPTuple::DestinationAddress(way.destination)]),
-        Tuple::Proto(vec![
-            ProtoTuple::Protocol(Protocol::from(flow.protocol)),
-            ProtoTuple::SourcePort(way.source_port),
-            ProtoTuple::DestinationPort(way.destination_port),
-        ]),
+        Tuple::Proto(proto),
     ]
 }
 
-/// A flow as the kernel tells of it; `None` for what has no ports.
+/// Of ICMP and ICMPv6 the attribute of the identifier (CTA_PROTO_ICMP_ID, CTA_PROTO_ICMPV6_ID), which those of type and
+/// code follow.
+const fn icmp(protocol: u8) -> Option<u16> {
+    match protocol {
+        1 => Some(4),
+        58 => Some(7),
+        _ => None,
+    }
+}
+
+/// A flow as the kernel tells of it.
 pub fn read_flow(part: &[u8]) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     for nla in NlasIterator::new(part.get(HEADER..)?) {
@@ -143,7 +162,7 @@ pub fn read_flow(part: &[u8]) -> Option<Flow> {
 }
 
 fn read_direction(tuples: &[Tuple]) -> Option<(u8, Direction)> {
-    let (mut source, mut destination, mut protocol, mut from, mut to) = (None, None, None, None, None);
+    let (mut source, mut destination, mut ports) = (None, None, None);
     for tuple in tuples {
         match tuple {
             Tuple::Ip(parts) => parts.iter().for_each(|part| match part {
@@ -151,17 +170,40 @@ fn read_direction(tuples: &[Tuple]) -> Option<(u8, Direction)> {
                 IPTuple::DestinationAddress(ip) => destination = Some(*ip),
                 _ => {}
             }),
-            Tuple::Proto(parts) => parts.iter().for_each(|part| match part {
-                ProtoTuple::Protocol(number) => protocol = Some(u8::from(*number)),
-                ProtoTuple::SourcePort(port) => from = Some(*port),
-                ProtoTuple::DestinationPort(port) => to = Some(*port),
-                _ => {}
-            }),
+            Tuple::Proto(parts) => ports = read_ports(parts),
             _ => {}
         }
     }
-    let way = Direction { source: source?, destination: destination?, source_port: from?, destination_port: to? };
-    Some((protocol?, way))
+    let (protocol, source_port, destination_port) = ports?;
+    Some((protocol, Direction { source: source?, destination: destination?, source_port, destination_port }))
+}
+
+/// The protocol, and its two numbers as [`Direction`] has them.
+fn read_ports(parts: &[ProtoTuple]) -> Option<(u8, u16, u16)> {
+    let protocol = parts.iter().find_map(|part| match part {
+        ProtoTuple::Protocol(number) => Some(u8::from(*number)),
+        _ => None,
+    })?;
+    let (mut from, mut to) = (0, [0; 2]);
+    for part in parts {
+        match part {
+            ProtoTuple::SourcePort(port) => from = *port,
+            ProtoTuple::DestinationPort(port) => to = port.to_be_bytes(),
+            ProtoTuple::Other(nla) => {
+                let mut value = vec![0; nla.value_len()];
+                nla.emit_value(&mut value);
+                let place = icmp(protocol).and_then(|base| nla.kind().checked_sub(base));
+                match (place, &value[..]) {
+                    (Some(0), [high, low]) => from = u16::from_be_bytes([*high, *low]),
+                    (Some(1), [kind]) => to[0] = *kind,
+                    (Some(2), [code]) => to[1] = *code,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    Some((protocol, from, u16::from_be_bytes(to)))
 }
 
 /// A table in memory.

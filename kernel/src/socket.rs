@@ -97,14 +97,15 @@ pub fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(made.into())
 }
 
-/// A raw socket of IPv4: what is sent is the payload of one IP protocol, what comes is whole packets of it, also where the
-/// kernel does not know the protocol. Ports of addresses mean nothing.
+/// A raw socket of IPv4 or IPv6: what is sent is the payload of one IP protocol, also where the kernel does not know it;
+/// what comes are whole packets of it with IPv4, and payloads with IPv6. Ports of addresses mean nothing.
 ///
 /// # Errors
 /// Where the caller may not.
-pub fn raw(protocol: u8) -> io::Result<UdpSocket> {
+pub fn raw(protocol: u8, six: bool) -> io::Result<UdpSocket> {
+    let family = if six { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: socket(2) takes no memory of ours; nix does not know every protocol.
-    let made = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.into()) };
+    let made = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.into()) };
     if made < 0 {
         return Err(io::Error::last_os_error());
     }

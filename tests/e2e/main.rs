@@ -77,6 +77,7 @@ const SHARED: &[(&str, Story)] = &[
     ("nodes-drain", nodes::drain),
     ("nodes-agent-restart", nodes::agent_restart),
     ("nodes-comes-back", nodes::comes_back),
+    ("nodes-net-gone", nodes::net_gone),
     ("registry-pull", registry::pull),
     ("registry-private", registry::private),
     ("registry-load", registry::load),

@@ -1,9 +1,12 @@
 //! The node as the scheduler and an administrator see it.
 
 use std::fs;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use tests::bed::{Kubectl, eventually, text};
+
+use crate::routes::daemon;
 
 /// The message of a pod's FailedScheduling event.
 fn complaint(kubectl: &Kubectl<'_>, pod: &str) -> String {
@@ -114,6 +117,63 @@ spec:
     assert_eq!(lives(), before, "no container was restarted");
     let seen = fs::read_to_string(&file).unwrap();
     assert!(seen.lines().all(|line| line.ends_with(" True")), "a pod was not Ready: {seen}");
+}
+
+/// A file that is elsewhere until this goes.
+struct Away(PathBuf);
+
+impl Away {
+    fn take(file: PathBuf) -> Self {
+        fs::rename(&file, file.with_extension("away")).unwrap();
+        Self(file)
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        fs::rename(self.0.with_extension("away"), &self.0).unwrap();
+    }
+}
+
+/// A net daemon that is killed is missed by nobody; one that does not come back makes its node NotReady.
+pub fn net_gone(kubectl: &Kubectl<'_>) {
+    let cluster = kubectl.cluster;
+    let node = cluster.nodes().swap_remove(0);
+    let kill = || {
+        let pid = eventually("a net daemon", Duration::from_secs(20), || daemon(cluster, &node));
+        assert!(cluster.inside_of(&node.name, &["kill", "-KILL", &pid]).status.success());
+        pid
+    };
+    let file = cluster.folder.path().join("net-gone");
+    let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}";
+    let watch = kubectl.spawn(&["get", "node", &node.name, "--watch", "-o", ready], &file);
+    let first = eventually("the watch to begin", Duration::from_secs(10), || {
+        fs::read_to_string(&file).ok().filter(|seen| !seen.is_empty())
+    });
+    assert_eq!(first, "True\n");
+    let killed = kill();
+    eventually("another daemon", Duration::from_secs(20), || daemon(cluster, &node).filter(|new| *new != killed));
+    // As long as it would take to be seen, had it not come back.
+    std::thread::sleep(Duration::from_secs(40));
+    let seen = fs::read_to_string(&file).unwrap();
+    assert!(seen.lines().all(|status| status == "True"), "{seen}");
+    drop(watch);
+
+    let kubeconfig = Away::take(cluster.state().join("nodes").join(&node.name).join("net.conf"));
+    let (_, gone) = (kill(), Instant::now());
+    let object = format!("node/{}", node.name);
+    let condition =
+        |field: &str| kubectl.field(&object, &format!("{{.status.conditions[?(@.type==\"Ready\")].{field}}}"));
+    let message = eventually("the node to be NotReady", Duration::from_secs(45), || {
+        (condition("status") == "False").then(|| condition("message"))
+    });
+    println!("NotReady after {:.0?}: {message}", gone.elapsed());
+    assert!(gone.elapsed() > Duration::from_secs(15), "a restart has more time than {:?}", gone.elapsed());
+    assert!(message.contains("NetworkReady=false"), "{message}");
+    assert!(message.contains("the net daemon at /run/bosun/net.sock has not run for "), "{message}");
+    drop(kubeconfig);
+    kubectl.run(&["wait", "--for=condition=Ready", &object, "--timeout=30s"]);
+    kubectl.pod("after", &[]);
 }
 
 /// A node whose object was deleted registers again.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::skel::{Call, Plugin};
 use ranges::RangeSet;
 use store::Store;
-use taken::Taken;
+pub use taken::Taken;
 
 pub struct HostLocal;
 

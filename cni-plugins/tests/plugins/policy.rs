@@ -1,12 +1,13 @@
 //! The plugin `policy` before a net daemon of the test's own.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kernel::netlink::{Kernel, Network, VethEnd};
 use kernel::netns::{self, Netns};
@@ -36,6 +37,14 @@ impl Bed {
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("net.sock")
+    }
+
+    /// The daemon's last sign of life was then.
+    fn alive(&self, ago: Duration) -> PathBuf {
+        let file = self.folder.path().join("net/alive");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        File::create(&file).unwrap().set_modified(SystemTime::now() - ago).unwrap();
+        file
     }
 
     fn call(&self, command: &str, extra: Value) -> Value {
@@ -113,11 +122,28 @@ fn a_pod_starts_when_the_daemon_says_so() {
 fn without_a_daemon_nothing_starts_and_all_can_go() {
     let Some(bed) = Bed::new("policy without a daemon") else { return };
     assert_eq!(bed.call("DEL", json!({})), Value::Null);
+    let away =
+        |seconds: &str| format!("the net daemon at {} has not run{seconds}: its log says why", bed.socket().display());
     let status = bed.call("STATUS", json!({"prevResult": null}));
-    assert_eq!(status["code"], 50, "{status}");
-    // One that was killed left its socket, and another comes.
+    assert_eq!((&status["code"], &status["msg"]), (&json!(50), &json!(away(""))));
+    // One that was killed left its socket and its last sign of life, and another comes.
     drop(UnixListener::bind(bed.socket()).unwrap());
+    let alive = bed.alive(Duration::from_secs(20));
     assert_eq!(bed.call("STATUS", json!({"prevResult": null})), Value::Null);
+    bed.alive(Duration::from_secs(40));
+    let status = bed.call("STATUS", json!({"prevResult": null}));
+    assert_eq!((&status["code"], &status["msg"]), (&json!(50), &json!(away(" for 40 s"))));
+    // A daemon that has just begun is waited for; one that answers but never keeps the rules is none.
+    std::fs::remove_file(bed.socket()).unwrap();
+    let _young = UnixListener::bind(bed.socket()).unwrap();
+    let status = bed.call("STATUS", json!({"prevResult": null}));
+    assert!(status["msg"].as_str().unwrap().contains("runs, but has not kept the rules of policies for 4"), "{status}");
+    let beating = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        File::create(alive).unwrap().set_modified(SystemTime::now()).unwrap();
+    });
+    assert_eq!(bed.call("STATUS", json!({"prevResult": null})), Value::Null);
+    beating.join().unwrap();
     let result = bed.call("ADD", json!({"prevResult": null}));
     assert_eq!(result["code"], 7, "{result}");
 }

@@ -95,7 +95,7 @@ pub fn check(claims: &Claims, issuer: &str, wanted: &[String], now: i64) -> Resu
     {
         return Err(TokenError::Issuer);
     }
-    if now > claims.exp + LEEWAY {
+    if now > claims.exp.saturating_add(LEEWAY) {
         return Err(TokenError::Expired);
     }
     if now + LEEWAY < claims.nbf.max(claims.iat) {
@@ -155,6 +155,8 @@ pub(super) mod tests {
         assert_eq!(at(939), Err(TokenError::NotYet));
         assert_eq!(check(&claims(), "else", &wanted, 1500), Err(TokenError::Issuer));
         assert!(matches!(check(&claims(), "issuer", &wanted[1..], 1500), Err(TokenError::Audience { .. })));
+        let for_ever = Claims { exp: i64::MAX, ..claims() };
+        assert_eq!(check(&for_ever, "issuer", &wanted, 1500), Ok(vec!["api".to_owned()]));
         let stolen = Claims { sub: "system:serviceaccount:kube-system:sa".into(), ..claims() };
         assert_eq!(check(&stolen, "issuer", &wanted, 1500), Err(TokenError::Issuer));
     }

@@ -9,7 +9,7 @@ mod request;
 
 use api::status::Status;
 
-pub use claims::{Claims, Kubernetes, Reference};
+pub use claims::{Claims, Kubernetes, Reference, check};
 pub use keys::{Jwks, KeyError, Keys};
 pub use request::POD_TOKEN_SECONDS;
 

@@ -17,7 +17,8 @@ use super::model::{Allow, At, Model, Name, Peer, Pod, Policy, Port, Protocol, wi
 pub struct Packet {
     pub source: IpAddr,
     pub destination: IpAddr,
-    pub protocol: Protocol,
+    /// `None`: one without ports.
+    pub protocol: Option<Protocol>,
     pub port: u16,
 }
 
@@ -143,7 +144,7 @@ impl<'a> Judge<'a> {
     }
 
     fn at_port(&self, port: &Port, packet: &Packet) -> bool {
-        port.protocol == packet.protocol
+        packet.protocol == Some(port.protocol)
             && match &port.at {
                 At::Any => true,
                 At::Range(first, last) => (*first..=*last).contains(&packet.port),

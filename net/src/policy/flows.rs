@@ -23,14 +23,10 @@ pub struct Suspects {
 
 /// Where a flow's packets go after the translation of a Service's address. The source is still the first: masquerading
 /// comes after the policies.
-fn packet(flow: &Flow) -> Option<Packet> {
-    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.protocol)?;
-    Some(Packet {
-        source: flow.original.source,
-        destination: flow.reply.source,
-        protocol,
-        port: flow.reply.source_port,
-    })
+fn packet(flow: &Flow) -> Packet {
+    let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.protocol);
+    let port = protocol.map_or(0, |_| flow.reply.source_port);
+    Packet { source: flow.original.source, destination: flow.reply.source, protocol, port }
 }
 
 impl Suspects {
@@ -40,7 +36,7 @@ impl Suspects {
             return true;
         }
         let concerns = ends.iter().any(|ip| self.isolated.contains(ip)) && !ends.iter().any(|ip| self.own.contains(ip));
-        let forbids = |judge: &Judge<'_>| packet(flow).is_some_and(|packet| !judge.decide(&packet).passes());
+        let forbids = |judge: &Judge<'_>| !judge.decide(&packet(flow)).passes();
         concerns && judge.is_some_and(forbids)
     }
 

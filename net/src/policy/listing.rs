@@ -118,7 +118,7 @@ fn milliseconds(text: &str) -> u64 {
             "h" => 3_600_000,
             _ => 0,
         };
-        total += number.saturating_mul(factor);
+        total = number.saturating_mul(factor).saturating_add(total);
         (number, rest) = (0, &rest[unit..]);
     }
     total

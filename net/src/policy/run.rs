@@ -2,9 +2,11 @@
 //! with the next step.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use kernel::conntrack::{self, Conntrack};
@@ -31,6 +33,8 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(8);
 /// How often it is looked whether the table still stands and which links are gone.
 const LOOK: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the daemon gives a sign of life. Plugin `policy` takes it for gone after five that did not come.
+const BEAT: Duration = Duration::from_secs(5);
 /// How long a change of policies may wait to be applied to flows, so that many changes are one look at all flows.
 const FLOWS: Duration = Duration::from_millis(500);
 
@@ -47,7 +51,8 @@ pub async fn start(ground: Ground, metrics: SocketAddr, tasks: &mut JoinSet<()>)
     prepare();
     let (news, inbox) = mpsc::channel(1024);
     let herald = Herald::new(ground.client.clone(), &ground.node);
-    tasks.spawn(Worker::new(keeper, store, Some(Arc::new(herald))).work(inbox));
+    let alive = ground.state.join("alive");
+    tasks.spawn(Worker::new(keeper, store, alive, Some(Arc::new(herald))).work(inbox));
     tasks.spawn(watch::pods(ground.client.clone(), news.clone()));
     tasks.spawn(watch::namespaces(ground.client.clone(), news.clone()));
     tasks.spawn(watch::policies(ground.client.clone(), news.clone()));
@@ -107,6 +112,10 @@ struct Worker {
     /// Watches whose first list is not complete; before that nothing is written.
     missing: HashSet<Source>,
     waiting: Vec<Waiting>,
+    /// The file that is touched while the rules are kept.
+    alive: PathBuf,
+    /// Whether the last step failed.
+    failing: bool,
     /// Of the kernel's rules after the last step.
     generation: Option<u32>,
     /// When to look for flows that policies have come to forbid, and how long that took last.
@@ -118,12 +127,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(keeper: Keeper, store: Store, herald: Option<Arc<Herald>>) -> Self {
+    fn new(keeper: Keeper, store: Store, alive: PathBuf, herald: Option<Arc<Herald>>) -> Self {
         Self {
             keeper: Some(keeper),
             store,
             missing: HashSet::from([Source::Pods, Source::Namespaces, Source::Policies]),
             waiting: Vec::new(),
+            alive,
+            failing: false,
             generation: None,
             flows: None,
             looked: Duration::ZERO,
@@ -136,6 +147,8 @@ impl Worker {
     async fn work(mut self, mut inbox: mpsc::Receiver<News>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Not at once: one that dies young, again and again, is none that lives.
+        let mut beat = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
         let mut due: Option<Instant> = None;
         loop {
             let wake = due.filter(|_| self.missing.is_empty());
@@ -160,6 +173,10 @@ impl Worker {
                 () = until(self.flows) => {
                     self.flows = None;
                     self.end_flows().await;
+                    false
+                }
+                _ = beat.tick() => {
+                    self.beat();
                     false
                 }
                 _ = look.tick() => self.look().await,
@@ -299,6 +316,17 @@ impl Worker {
         }
     }
 
+    /// A sign of life, which STATUS of plugin `policy` goes by, unless the rules cannot be kept.
+    fn beat(&self) {
+        if self.failing || self.keeper.is_none() {
+            return;
+        }
+        let touched = File::create(&self.alive).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched {
+            tracing::warn!("the node will be NotReady: cannot touch {}: {error}", self.alive.display());
+        }
+    }
+
     /// Lends the keeper to a thread that may wait for the kernel. `None` where it is gone.
     async fn lend<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Keeper) -> T + Send + 'static) -> Option<T> {
         let mut keeper = self.keeper.take()?;
@@ -338,6 +366,8 @@ impl Worker {
     async fn sync(&mut self) -> bool {
         let started = std::time::Instant::now();
         let Some(outcome) = self.lend(Keeper::sync).await else { return true };
+        self.failing = outcome.is_err();
+        self.beat();
         match outcome {
             Ok(step) => {
                 self.generation = generation();
@@ -423,7 +453,9 @@ mod tests {
         let fake = Arc::new(Fake::default());
         let keeper = Keeper::new("n1", Box::new(Shared(fake.clone())), None);
         let (news, inbox) = mpsc::channel(16);
-        let working = tokio::spawn(Worker::new(keeper, Store::open(folder.path()).unwrap(), None).work(inbox));
+        let (links, alive) = (folder.path().join("links"), folder.path().join("alive"));
+        let worker = Worker::new(keeper, Store::open(&links).unwrap(), alive.clone(), None);
+        let working = tokio::spawn(worker.work(inbox));
         let tell = async |told| drop(news.send(News::Told(told)).await);
 
         let (answer, mut answered) = oneshot::channel();
@@ -433,14 +465,16 @@ mod tests {
         tell(Told::Change(Change::Namespace("a".into(), Some(Labels::default())))).await;
         tell(Told::Listed(Source::Policies)).await;
         tell(Told::Listed(Source::Namespaces)).await;
+        assert!(!alive.exists(), "no rules stand yet");
         tell(Told::Listed(Source::Pods)).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(answered.try_recv().is_err(), "the pod is not known");
+        assert!(alive.exists());
         tell(Told::Change(pod(&[]))).await;
         assert_eq!(answered.await.unwrap(), Answer::Ok(Value::Null));
         let last = fake.applied.lock().unwrap().last().unwrap().clone();
         assert!(last.contains("ingress4 { 10.0.0.1 : goto ingress4-"), "{last}");
-        let saved = Store::open(folder.path()).unwrap();
+        let saved = Store::open(&links).unwrap();
         assert_eq!(saved.load().unwrap(), [attachment()]);
 
         let (container, link) = ("c".to_owned(), String::new());

@@ -59,13 +59,14 @@ fn matches(planner: &Planner, chain: &Chain, rule: &Rule, packet: &Packet) -> bo
     };
     whom && match &rule.ports {
         Ports::Any => true,
-        Ports::Protocol(protocol) => *protocol == packet.protocol,
+        Ports::Protocol(protocol) => Some(*protocol) == packet.protocol,
         Ports::Ranges(protocol, ranges) => {
-            *protocol == packet.protocol && ranges.iter().any(|(first, last)| (*first..=*last).contains(&packet.port))
+            Some(*protocol) == packet.protocol
+                && ranges.iter().any(|(first, last)| (*first..=*last).contains(&packet.port))
         }
-        Ports::Named(group) => {
-            has(&group.set(chain.family), Element::Port(packet.destination, packet.protocol, packet.port))
-        }
+        Ports::Named(group) => packet.protocol.is_some_and(|protocol| {
+            has(&group.set(chain.family), Element::Port(packet.destination, protocol, packet.port))
+        }),
     }
 }
 
@@ -193,8 +194,10 @@ fn packets() -> impl Iterator<Item = Packet> {
         ends(four).flat_map(move |source| ends(four).map(move |destination| (source, destination)))
     });
     pairs.flat_map(|(source, destination)| {
-        [(Protocol::Tcp, 80), (Protocol::Tcp, 81), (Protocol::Udp, 80), (Protocol::Sctp, 5)]
-            .map(|(protocol, port)| Packet { source, destination, protocol, port })
+        let ports = [(Protocol::Tcp, 80), (Protocol::Tcp, 81), (Protocol::Udp, 80), (Protocol::Sctp, 5)];
+        let portless = Packet { source, destination, protocol: None, port: 0 };
+        let with = ports.map(|(protocol, port)| Packet { protocol: Some(protocol), port, ..portless });
+        with.into_iter().chain([portless])
     })
 }
 
@@ -464,6 +467,16 @@ fn what_nft_lists_is_read() {
     assert_eq!((listing.chains.len(), listing.counters.len()), (1, 1));
     let counters = read_counters(text);
     assert_eq!(counters["ingress of a/web"], 3);
+}
+
+#[test]
+fn a_dropped_packet_is_remembered_as_long_as_nft_says_and_numbers_go() {
+    let met = |expires: &str| {
+        let element = format!("10.0.0.1 . 10.0.0.2 . 6 . 80 timeout 2m expires {expires}");
+        super::listing::read_met(&format!("elements = {{ {element} }}"))[0].remembered
+    };
+    assert_eq!(met("1m59s996ms"), 119_996);
+    assert_eq!(met("99999999999999999999h1s1ms"), u64::MAX);
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub use advertise::Ranges;
 use fabric::Fabric;
 pub use model::Node;
 use peering::Driver;
+pub use rules::is_listing;
 use worker::{Shown, Worker, lock};
 
 /// How long the speaker may take to say that this process ends.

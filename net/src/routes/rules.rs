@@ -147,6 +147,11 @@ pub fn change(is: Option<&Rules>, wanted: &Rules) -> Option<String> {
     Some(script)
 }
 
+/// Whether the text is a listing of the table.
+pub fn is_listing(text: &str) -> bool {
+    read(text).is_some()
+}
+
 /// Reads what nft lists of the table. `None` where a rule is missing, or another version of the daemon made it.
 pub fn read(listing: &str) -> Option<Rules> {
     let mut sets: BTreeMap<String, BTreeSet<IpNetwork>> = BTreeMap::new();

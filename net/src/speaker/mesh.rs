@@ -1,8 +1,8 @@
 //! Who peers with whom: the cluster's nodes and its BGP configuration, as one node's [`Config`]. Pure.
 //!
 //! Field names are those of Calico's BGPConfiguration and BGPPeer; selectors are Kubernetes' (`rack in (a,b)`), with
-//! `all()` for every node. A BGPPeer with a peerSelector is a session of both ends. Nodes that reflect routes are no part
-//! of the full mesh.
+//! `all()` for every node. A BGPPeer that leads to other nodes, by peerSelector or a node's address, is a session of both
+//! ends, unless reversePeering is Manual. Nodes that reflect routes are no part of the full mesh.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -78,6 +78,9 @@ pub struct BgpPeer {
     #[serde(rename = "localASNumber")]
     pub local_as_number: Option<u32>,
     pub peer_selector: Option<String>,
+    pub reverse_peering: ReversePeering,
+    /// Calico's, refused: pods are no peers of their node.
+    pub local_workload_selector: Option<String>,
     pub keep_original_next_hop: bool,
     pub next_hop_mode: Option<NextHopMode>,
     /// The router on a link of this node that leads to the peer, where the peer is not on one.
@@ -117,6 +120,14 @@ pub enum SourceAddress {
     None,
 }
 
+/// Whether a node that is selected as a peer has the session by itself, or waits for a BGPPeer of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum ReversePeering {
+    #[default]
+    Auto,
+    Manual,
+}
+
 /// What in the configuration cannot be meant, by field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -145,15 +156,19 @@ pub fn config(own: &str, nodes: &[Node], bgp: &Bgp, passwords: &Passwords) -> Re
     let IpAddr::V4(router_id) = router_id else { return Err(Error::NoRouterId(own.into())) };
     let cluster = Cluster { node, nodes, bgp, passwords };
     let mut peers = BTreeMap::new();
-    for asked in &bgp.peers {
-        for peer in cluster.asked(asked)? {
-            // Who is named twice is one peer: the first word counts.
+    let mut add = |all: Vec<Peer>| {
+        // Who is named twice is one peer: the first word counts.
+        for peer in all {
             peers.entry(peer.peer_ip).or_insert(peer);
         }
+    };
+    for asked in &bgp.peers {
+        add(cluster.asked(asked)?);
     }
-    for peer in cluster.mesh()? {
-        peers.entry(peer.peer_ip).or_insert(peer);
+    for asked in bgp.peers.iter().filter(|asked| asked.reverse_peering == ReversePeering::Auto) {
+        add(cluster.reversed(asked)?);
     }
+    add(cluster.mesh()?);
     Ok(Config {
         as_number: cluster.as_number(node),
         router_id,
@@ -199,6 +214,27 @@ impl Node {
     }
 }
 
+impl BgpPeer {
+    fn wrong(&self, field: &'static str, why: &str) -> Error {
+        Error::Field { peer: self.name.clone(), field, why: why.into() }
+    }
+
+    /// Whether it is of that node.
+    fn selects(&self, node: &Node) -> Result<bool, Error> {
+        match (&self.node, &self.node_selector) {
+            (Some(_), Some(_)) => Err(self.wrong("nodeSelector", "not together with node")),
+            (Some(name), None) => Ok(*name == node.name),
+            (None, Some(text)) => matches(text, node).map_err(|why| self.wrong("nodeSelector", &why)),
+            (None, None) => Ok(true),
+        }
+    }
+
+    /// Whether the peerSelector is of that node.
+    fn leads_to(&self, peer_selector: &str, node: &Node) -> Result<bool, Error> {
+        matches(peer_selector, node).map_err(|why| self.wrong("peerSelector", &why))
+    }
+}
+
 struct Cluster<'a> {
     node: &'a Node,
     nodes: &'a [Node],
@@ -215,7 +251,7 @@ impl Cluster<'_> {
         if self.bgp.node_to_node_mesh_enabled == Some(false) || self.node.cluster_id.is_some() {
             return Ok(Vec::new());
         }
-        let others = self.nodes.iter().filter(|other| other.name != self.node.name && other.cluster_id.is_none());
+        let others = self.others().filter(|other| other.cluster_id.is_none());
         let settings = BgpPeer {
             name: "the mesh".into(),
             password: self.bgp.node_mesh_password.clone(),
@@ -229,42 +265,60 @@ impl Cluster<'_> {
 
     /// The sessions that one BGPPeer asks of this node.
     fn asked(&self, asked: &BgpPeer) -> Result<Vec<Peer>, Error> {
-        let field = |field, why: &str| Error::Field { peer: asked.name.clone(), field, why: why.into() };
-        let selected = |node: &Node| -> Result<bool, Error> {
-            match (&asked.node, &asked.node_selector) {
-                (Some(_), Some(_)) => Err(field("nodeSelector", "not together with node")),
-                (Some(name), None) => Ok(*name == node.name),
-                (None, Some(text)) => matches(text, node).map_err(|why| field("nodeSelector", &why)),
-                (None, None) => Ok(true),
-            }
-        };
+        if asked.local_workload_selector.is_some() {
+            return Err(asked.wrong("localWorkloadSelector", "not supported: pods are no BGP peers of their node"));
+        }
+        let selected = asked.selects(self.node)?;
         match (&asked.peer_ip, &asked.peer_selector) {
-            (Some(_), Some(_)) => Err(field("peerSelector", "not together with peerIP")),
-            (None, None) => Err(field("peerIP", "needed, or peerSelector")),
-            (Some(address), None) if selected(self.node)? => {
-                let asn = asked.as_number.ok_or_else(|| field("asNumber", "needed with peerIP"))?;
+            (Some(_), Some(_)) => Err(asked.wrong("peerSelector", "not together with peerIP")),
+            (None, None) => Err(asked.wrong("peerIP", "needed, or peerSelector")),
+            (Some(address), None) if selected => {
+                let asn = asked.as_number.ok_or_else(|| asked.wrong("asNumber", "needed with peerIP"))?;
                 let (address, port) =
-                    endpoint(address).ok_or_else(|| field("peerIP", "no address, or address and port"))?;
+                    endpoint(address).ok_or_else(|| asked.wrong("peerIP", "no address, or address and port"))?;
                 if asked.reachable_by.is_some_and(|by| by.is_ipv4() != address.is_ipv4() || by == address) {
-                    return Err(field("reachableBy", "another address of peerIP's family is needed"));
+                    return Err(asked.wrong("reachableBy", "another address of peerIP's family is needed"));
                 }
                 let peer = Peer { port: port.unwrap_or(DEFAULT_PORT), ..Peer::new(&asked.name, address, asn) };
                 Ok(vec![self.settle(peer, asked)?])
             }
-            (Some(_), None) => Ok(Vec::new()),
-            (None, Some(_)) if asked.reachable_by.is_some() => Err(field("reachableBy", "only with peerIP")),
-            (None, Some(text)) => {
-                let remote = |node: &Node| matches(text, node).map_err(|why| field("peerSelector", &why));
+            (None, Some(_)) if asked.reachable_by.is_some() => Err(asked.wrong("reachableBy", "only with peerIP")),
+            (None, Some(text)) if selected => {
                 let mut peers = Vec::new();
-                for other in self.nodes.iter().filter(|other| other.name != self.node.name) {
-                    // Both ends know of the session, whichever of them was selected as which.
-                    if selected(self.node)? && remote(other)? || selected(other)? && remote(self.node)? {
+                for other in self.others() {
+                    if asked.leads_to(text, other)? {
                         peers.extend(self.with_node(other, asked)?);
                     }
                 }
                 Ok(peers)
             }
+            (Some(_), None) | (None, Some(_)) => Ok(Vec::new()),
         }
+    }
+
+    /// The sessions that other nodes have with this one by the BGPPeer, from this end.
+    fn reversed(&self, asked: &BgpPeer) -> Result<Vec<Peer>, Error> {
+        let family = match (&asked.peer_selector, asked.peer_ip.as_deref().and_then(endpoint)) {
+            (Some(text), _) if asked.leads_to(text, self.node)? => None,
+            (None, Some((address, _)))
+                if self.node.addresses.contains(&address) && asked.as_number == Some(self.as_number(self.node)) =>
+            {
+                Some(Family::of(address))
+            }
+            _ => return Ok(Vec::new()),
+        };
+        let mut peers = Vec::new();
+        for other in self.others() {
+            if asked.selects(other)? {
+                let all = self.with_node(other, asked)?;
+                peers.extend(all.into_iter().filter(|peer| family.is_none_or(|own| own == Family::of(peer.peer_ip))));
+            }
+        }
+        Ok(peers)
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|other| other.name != self.node.name)
     }
 
     /// One session for each family that both nodes have; each carries its own family.
@@ -415,6 +469,26 @@ mod tests {
     }
 
     #[test]
+    fn the_other_end_has_the_session_by_itself_or_not() {
+        let of =
+            |own: &str, peers_: Value| peers(own, &nodes(), json!({"nodeToNodeMeshEnabled": false, "peers": peers_}));
+        let one_way =
+            |reverse: &str| json!({"name": "x", "node": "n1", "peerSelector": "rack=b", "reversePeering": reverse});
+        assert_eq!(of("n3", json!([one_way("Auto")])), plain(&["192.0.2.1"]));
+        assert_eq!(of("n3", json!([one_way("Manual")])), []);
+        assert_eq!(of("n1", json!([one_way("Manual")])), plain(&["192.0.2.3"]));
+        // By the address of a node, where its AS is meant.
+        let by_address = |asn: u32| json!([{"name": "x", "node": "n1", "peerIP": "192.0.2.3", "asNumber": asn}]);
+        assert_eq!(of("n3", by_address(64512)), plain(&["192.0.2.1"]));
+        assert_eq!(of("n3", by_address(65000)), []);
+        // What an end says itself counts before what another says of it.
+        let own = json!({"name": "own", "node": "n3", "peerSelector": "rack=a", "maxPrefixes": 7});
+        let bgp = json!({"nodeToNodeMeshEnabled": false, "peers": [one_way("Auto"), own]});
+        let config = config_of("n3", &nodes(), bgp).unwrap();
+        assert_eq!(config.peers.iter().map(|peer| peer.max_prefixes).collect::<Vec<_>>(), [Some(7), Some(7)]);
+    }
+
+    #[test]
     fn a_top_of_rack_router_for_the_nodes_of_its_rack() {
         let bgp = json!({"nodeToNodeMeshEnabled": false, "listenPort": 1179, "filters": {"pods": {}}, "peers": [
             {"name": "tor-a", "nodeSelector": "rack in (a)", "peerIP": "192.0.2.254:1790", "asNumber": 65100,
@@ -474,7 +548,10 @@ mod tests {
         assert_eq!(wrong(peer), "peers[x].reachableBy: another address of peerIP's family is needed");
         let peer = json!({"name": "x", "peerSelector": "all()", "nextHopMode": "Self", "keepOriginalNextHop": true});
         assert_eq!(wrong(peer), "peers[x].nextHopMode: not together with keepOriginalNextHop");
-        assert!(serde_json::from_value::<Bgp>(json!({"peers": [{"reversePeering": "Manual"}]})).is_err());
+        let peer = json!({"name": "x", "localWorkloadSelector": "app == 'router'", "asNumber": 1});
+        assert_eq!(wrong(peer), "peers[x].localWorkloadSelector: not supported: pods are no BGP peers of their node");
+        let unknown = serde_json::from_value::<Bgp>(json!({"peers": [{"reversePeering": "Never"}]})).unwrap_err();
+        assert!(unknown.to_string().contains("unknown variant `Never`, expected `Auto` or `Manual`"), "{unknown}");
         assert_eq!(config_of("n7", &nodes(), json!({})).unwrap_err(), Error::NoNode("n7".into()));
     }
 }

@@ -129,7 +129,7 @@ fn leg(model: &Model, (from, source): (&Pod, IpAddr), end: SocketAddr, protocol:
     let has = |(name, pod): &(&Name, &Pod)| !pod.finished && addresses(model, name, pod).contains(&end.ip());
     let to = model.pods.iter().find(has);
     let node = to.map(|(_, pod)| pod.node.clone()).unwrap_or_default();
-    let packet = Packet { source, destination: end.ip(), protocol, port: end.port() };
+    let packet = Packet { source, destination: end.ip(), protocol: Some(protocol), port: end.port() };
     let mut verdict = decide(model, &packet);
     // Between a node and its own pods everything passes.
     if let Some((_, pod)) = to.filter(|(_, pod)| pod.node == from.node) {

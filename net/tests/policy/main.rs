@@ -33,7 +33,7 @@ fn read(object: &Value) -> (Name, Policy) {
 fn packet(probe: &Probe) -> Packet {
     let of = |pod| if probe.six { addresses(pod).1 } else { addresses(pod).0 };
     let protocol = if probe.udp { Protocol::Udp } else { Protocol::Tcp };
-    Packet { source: of(probe.from), destination: of(probe.to), protocol, port: probe.port }
+    Packet { source: of(probe.from), destination: of(probe.to), protocol: Some(protocol), port: probe.port }
 }
 
 /// The decision agrees with the table's own words.
@@ -235,6 +235,72 @@ fn flows_that_a_policy_comes_to_forbid_end_and_others_go_on() {
     assert_eq!(count.iter().filter(of_old).count(), 0);
 }
 
+/// Pings that go on and on are each one flow, by their identifier.
+#[test]
+fn pings_that_a_policy_comes_to_forbid_end() {
+    let Some(mut bed) = Bed::new("pings") else { return };
+    bed.begin_anew();
+    bed.sync();
+    let pings = [false, true].map(|six| {
+        [(1, 0), (4, 5), (2, 5)]
+            .map(|(from, to)| Ping::new(&bed.pods[from].netns, if six { bed.pods[to].six } else { bed.pods[to].four }))
+    });
+    for [one, two, three] in &pings {
+        assert!([one, two, three].iter().all(|ping| ping.is_answered()), "{}", one.goal);
+    }
+    let allow = |ports: Value| {
+        read(&json!({"metadata": {"namespace": "x", "name": "p"}, "spec": {"podSelector": {},
+            "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"ns": "y"}}}], "ports": ports}]}}))
+    };
+    let (name, policy) = allow(json!([]));
+    bed.keeper.note(Change::Policy(name, Some(policy)));
+    bed.sync();
+    assert_eq!(bed.end_flows(), 4);
+    for [one, two, three] in &pings {
+        assert!(!one.is_answered() && !two.is_answered(), "{}", one.goal);
+        assert!(three.is_answered(), "a rule without ports allows it: {}", three.goal);
+    }
+    let (name, policy) = allow(json!([{"port": 80}]));
+    bed.keeper.note(Change::Policy(name, Some(policy)));
+    bed.sync();
+    assert_eq!(bed.end_flows(), 2);
+    assert!(pings.iter().all(|[.., three]| !three.is_answered()));
+}
+
+struct Ping {
+    socket: UdpSocket,
+    goal: IpAddr,
+}
+
+impl Ping {
+    fn new(from: &Netns, goal: IpAddr) -> Self {
+        let six = goal.is_ipv6();
+        let socket = from.run(|| socket::raw(if six { 58 } else { 1 }, six).unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        Self { socket, goal }
+    }
+
+    /// An echo request, and whether its reply comes.
+    fn is_answered(&self) -> bool {
+        // Type, code, checksum, identifier, number; with IPv6 the kernel makes the checksum.
+        let (request, reply) = match self.goal {
+            IpAddr::V4(_) => ([8, 0, 0xe5, 0xf8, 0x12, 0x00, 0, 7], [0, 0, 0xed, 0xf8, 0x12, 0x00, 0, 7]),
+            IpAddr::V6(_) => ([128, 0, 0, 0, 0x12, 0x00, 0, 7], [129, 0, 0, 0, 0x12, 0x00, 0, 7]),
+        };
+        self.socket.send_to(&request, (self.goal, 0)).unwrap();
+        let until = Instant::now() + Duration::from_millis(400);
+        let mut buffer = [0; 128];
+        while Instant::now() < until {
+            let Ok(length) = self.socket.recv(&mut buffer) else { continue };
+            let packet = &buffer[..length][if self.goal.is_ipv4() { 20 } else { 0 }..];
+            if packet[0] == reply[0] && packet[4..] == reply[4..] {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// An INIT, as RFC 9260 section 3.3.2 has it.
 fn sctp(from: u16, to: u16) -> Vec<u8> {
     let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
@@ -252,8 +318,8 @@ fn sctp(from: u16, to: u16) -> Vec<u8> {
 #[test]
 fn sctp_is_judged_by_its_ports() {
     let Some(mut bed) = Bed::new("SCTP") else { return };
-    let from = bed.pods[2].netns.run(|| socket::raw(132).unwrap()).unwrap();
-    let to = bed.pods[5].netns.run(|| socket::raw(132).unwrap()).unwrap();
+    let from = bed.pods[2].netns.run(|| socket::raw(132, false).unwrap()).unwrap();
+    let to = bed.pods[5].netns.run(|| socket::raw(132, false).unwrap()).unwrap();
     to.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let goal = bed.pods[5].four;
     let mut source = 30_000;
