@@ -10,6 +10,8 @@ use api::cni::{
 use kernel::netlink::Mac;
 use serde_json::Value;
 
+use crate::veth;
+
 /// One call of a plugin, checked.
 #[derive(Debug, Clone, Default)]
 pub struct Call {
@@ -61,17 +63,33 @@ impl Call {
     }
 }
 
-/// See [`Call::owner`]. nftables takes comments up to 128 bytes.
+/// What nftables takes for a comment, in bytes.
+const COMMENT: usize = 127;
+/// What of it a network may have, so that there is room for sixteen digits.
+const NETWORK: usize = COMMENT - 17;
+
+/// See [`Call::owner`]. Where names are too long, digits stand for them.
 pub fn owner(container: &str, ifname: &str, network: &str) -> String {
-    let mut text = format!("{container}/{ifname}@{network}");
-    text.truncate(127);
-    text
+    let suffix = suffix(network);
+    let text = format!("{container}/{ifname}{suffix}");
+    if text.len() <= COMMENT {
+        return text;
+    }
+    format!("{:016x}{suffix}", veth::digest(&text))
+}
+
+/// By which the things of a network are known.
+fn suffix(network: &str) -> String {
+    match network.len() > NETWORK - 1 {
+        false => format!("@{network}"),
+        true => format!("@{:016x}", veth::digest(network)),
+    }
 }
 
 /// Tells the owners on that network that are none of the `valid` attachments: whose things GC removes.
 pub fn gone_owners(network: &str, valid: &[Attachment]) -> impl Fn(&str) -> bool {
     let known: Vec<String> = valid.iter().map(|a| owner(&a.container_id, &a.ifname, network)).collect();
-    let suffix = format!("@{network}");
+    let suffix = suffix(network);
     move |owner| owner.ends_with(&suffix) && !known.iter().any(|k| k == owner)
 }
 
@@ -262,6 +280,22 @@ mod tests {
         assert_eq!((value, ok), (json!({"cniVersion": "0.3.1", "dns": {}}), true));
         let (value, _) = called(&[("CNI_COMMAND", "VERSION")], &json!({"cniVersion": "0.4.0"}));
         assert_eq!(value["supportedVersions"], json!(VERSIONS));
+    }
+
+    /// However long the names are, GC finds what is a network's, and DEL only its own.
+    #[test]
+    fn owners_fit_into_a_comment_and_are_told_apart() {
+        assert_eq!(owner("c1", "eth0", "net"), "c1/eth0@net");
+        for network in ["n".repeat(3), "n".repeat(60), "n".repeat(110), "n".repeat(200)] {
+            let attachment = |container_id: String| Attachment { container_id, ifname: "éth0".into() };
+            let [one, other] = ["a", "b"].map(|last| attachment("0".repeat(120) + last));
+            let owner = |a: &Attachment| owner(&a.container_id, &a.ifname, &network);
+            assert!(owner(&one).len() <= COMMENT, "{}", owner(&one));
+            assert_ne!(owner(&one), owner(&other));
+            let is_gone = gone_owners(&network, std::slice::from_ref(&one));
+            assert_eq!([is_gone(&owner(&one)), is_gone(&owner(&other))], [false, true]);
+            assert!(!is_gone(&super::owner("c", "eth0", "others")));
+        }
     }
 
     #[test]

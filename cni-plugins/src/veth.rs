@@ -18,12 +18,15 @@ pub fn names(call: &Call) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Eight digits that stand for a text in the name of a link: FNV-1a, 64 bits, folded.
+/// Eight digits that stand for a text in the name of a link.
 pub fn hash(text: &str) -> String {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
+    let digest = digest(text);
+    format!("{:08x}", (digest >> 32) as u32 ^ digest as u32)
+}
+
+/// FNV-1a, 64 bits.
+pub fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A name that is free. What an ADD that was killed left under ours is removed.

@@ -5,7 +5,7 @@ use anyhow::Context;
 use kernel::sysctl;
 use kube::Client;
 use lifecycle::Stop;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::control::{self, Answers};
 use crate::options::Options;
@@ -43,10 +43,22 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
     let listener = control::listen(&options.socket)
         .with_context(|| format!("cannot listen on the control socket {}", options.socket.display()))?;
     tasks.spawn(control::serve(listener, Arc::clone(&parts)));
-    stop.stopped().await;
+    let outcome = tokio::select! {
+        () = stop.stopped() => Ok(()),
+        Some(ended) = tasks.join_next() => Err(lost(ended)),
+    };
     for part in parts.iter() {
         part.end().await;
     }
     tasks.shutdown().await;
-    Ok(())
+    outcome
+}
+
+/// No part ends by itself. Without it, rules or routes would stay as they are unnoticed; whoever supervises the daemon
+/// starts it anew, and that finds all that stands.
+fn lost(ended: Result<(), JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(()) => anyhow::anyhow!("a part of the net daemon has ended by itself"),
+        Err(error) => anyhow::anyhow!("a part of the net daemon has ended: {error}"),
+    }
 }

@@ -37,17 +37,23 @@ impl HealthChecks {
 
     /// Serves what is wanted on the addresses that node ports answer on, and nothing else.
     pub async fn follow(&mut self, wanted: &BTreeMap<Name, HealthCheck>, facts: &Facts) {
-        self.servers.retain(|name, _| wanted.contains_key(name));
         let addresses = addresses(facts);
+        let stays = |name: &Name, server: &Server| {
+            wanted.get(name).is_some_and(|check| check.port == server.port)
+                && server.addresses == addresses
+                && !server.tasks.is_empty()
+        };
+        let (kept, ended): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.servers).into_iter().partition(|(name, server)| stays(name, server));
+        self.servers = kept;
+        for mut server in ended.into_values() {
+            // Its port may be wanted again at once.
+            server.tasks.shutdown().await;
+        }
         for (name, check) in wanted {
             match self.servers.get(name) {
-                Some(server)
-                    if server.port == check.port && server.addresses == addresses && !server.tasks.is_empty() =>
-                {
-                    server.ready.store(check.ready, Ordering::Relaxed);
-                }
-                _ => {
-                    self.servers.remove(name);
+                Some(server) => server.ready.store(check.ready, Ordering::Relaxed),
+                None => {
                     let server = self.start(name, *check, addresses.clone()).await;
                     self.servers.insert(name.clone(), server);
                 }
@@ -134,6 +140,9 @@ mod tests {
         assert_eq!(status().await.as_deref(), Some("200"));
         checks.follow(&wanted(0), &facts).await;
         assert_eq!(status().await.as_deref(), Some("503"));
+        let more = Facts { node_ips: vec![free.ip(), "127.0.0.2".parse().unwrap()], ..Facts::default() };
+        checks.follow(&wanted(1), &more).await;
+        assert_eq!(status().await.as_deref(), Some("200"), "on the same port with other addresses");
         checks.follow(&BTreeMap::new(), &facts).await;
         tokio::task::yield_now().await;
         assert_eq!(status().await, None);

@@ -5,6 +5,7 @@
 //! the daemon around it, with [`health_check`] for load balancers.
 
 pub mod backend;
+mod claims;
 mod config;
 mod health_check;
 pub mod iptables;

@@ -65,7 +65,7 @@ impl Tracking {
     fn max(&self, cpus: u64) -> Option<u64> {
         /// More would cost a large machine too much memory.
         const MOST: u64 = 1 << 20;
-        let scaled = self.max_per_core * cpus;
+        let scaled = self.max_per_core.saturating_mul(cpus);
         (scaled > 0).then(|| if scaled > MOST { MOST } else { scaled.max(self.min) })
     }
 }
@@ -206,6 +206,8 @@ mod tests {
     fn the_table_grows_with_the_machine_between_a_least_and_a_most() {
         let tracking = Tracking::default();
         assert_eq!([2, 8, 64].map(|cpus| tracking.max(cpus)), [Some(131_072), Some(262_144), Some(1_048_576)]);
+        let most = Tracking { max_per_core: u64::MAX, ..Tracking::default() };
+        assert_eq!(most.max(2), Some(1_048_576));
         assert_eq!(["0", "0-3,6", "0-1,4-7", "x"].map(count), [Some(1), Some(5), Some(6), None]);
     }
 }

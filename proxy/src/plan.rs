@@ -20,6 +20,14 @@ pub enum Front {
 }
 
 impl Front {
+    /// The address, where it is not the node's.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Vip(ip, _) => Some(ip),
+            Self::NodePort { .. } => None,
+        }
+    }
+
     pub fn is_ipv4(self) -> bool {
         match self {
             Self::Vip(ip, _) => ip.is_ipv4(),

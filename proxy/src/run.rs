@@ -83,12 +83,12 @@ pub async fn run(options: Options, stop: Stop) -> anyhow::Result<()> {
         health,
         triggers: Vec::new(),
     };
-    tokio::select! {
-        () = stop.stopped() => {}
-        () = worker.work(news) => {}
-    }
+    let outcome = tokio::select! {
+        () = stop.stopped() => Ok(()),
+        () = worker.work(news) => Err(anyhow::anyhow!("the service rules are no longer kept")),
+    };
     tasks.shutdown().await;
-    Ok(())
+    outcome
 }
 
 fn backend(config: &Config) -> anyhow::Result<Box<dyn Backend>> {
@@ -208,7 +208,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Returns when the watches have ended.
+    /// Returns when the watches have ended, or the model is lost.
     async fn work(&mut self, mut news: mpsc::Receiver<News>) {
         // Without its Node a proxy that takes over would take the node ports away, which are on the Node's addresses.
         let mut missing = HashSet::from([Source::Services, Source::Slices, Source::Node]);
@@ -217,7 +217,7 @@ impl Worker {
         let mut look = tokio::time::interval(self.config.sync);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look.tick().await;
-        loop {
+        while self.proxier.is_some() {
             let wake = due.filter(|_| missing.is_empty());
             let dirty = tokio::select! {
                 item = news.recv() => match item {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kernel::conntrack::Conntrack;
 
 use crate::backend::{self, Backend, Error, Hairpin};
+use crate::claims::{Claims, Delta};
 use crate::model::{Facts, Name, Service, Slice};
 use crate::plan::{HealthCheck, Plan, plan, settle};
 use crate::stale;
@@ -74,6 +75,7 @@ pub struct Proxier {
     plans: BTreeMap<Name, Plan>,
     /// How many Services need a hairpin for that endpoint.
     hairpin: BTreeMap<IpAddr, usize>,
+    claims: Claims,
     /// Of those that have one.
     health_checks: BTreeMap<Name, HealthCheck>,
     report: Report,
@@ -92,6 +94,7 @@ impl Proxier {
             slices: HashMap::new(),
             plans: BTreeMap::new(),
             hairpin: BTreeMap::new(),
+            claims: Claims::default(),
             health_checks: BTreeMap::new(),
             report: Report::default(),
             dirty: HashSet::new(),
@@ -170,13 +173,16 @@ impl Proxier {
         plans.values().flat_map(|plan| &plan.hairpin).for_each(|ip| *hairpin.entry(*ip).or_insert(0) += 1);
         self.backend.replace(&self.facts, &plans, &hairpin.keys().copied().collect())?;
         self.health_checks = plans.iter().filter_map(|(name, plan)| Some((name.clone(), plan.health?))).collect();
-        (self.plans, self.hairpin) = (plans, hairpin);
+        self.claims = Claims::new(plans.values());
+        // Also of what a step that failed should have taken away.
+        let before = std::mem::replace(&mut self.plans, plans);
+        self.hairpin = hairpin;
         self.dirty.clear();
         self.dirty.shrink_to_fit();
         let all: Vec<&Plan> = self.plans.values().collect();
         self.report = Report {
             lacking: all.iter().fold(Lacking::default(), |lacking, plan| lacking.add(plan)),
-            reconciled: forget(&mut self.conntrack, &all, &[], &self.facts),
+            reconciled: forget(&mut self.conntrack, &all, &before.values().collect::<Vec<_>>(), &self.facts),
         };
         Ok(Step::Full { services: self.plans.len() })
     }
@@ -193,6 +199,11 @@ impl Proxier {
         if changes.is_empty() {
             return Ok(Step::Nothing);
         }
+        let claimed = Delta::new(&changes);
+        if self.claims.is_contested(&changes, &claimed, self.plans.values()) {
+            // Whose it is after the step only all of them together say.
+            return self.full();
+        }
         let (counts, hairpin) = count_hairpin(&self.hairpin, &changes);
         self.backend.change(&self.facts, &changes, &hairpin)?;
         let before: Vec<&Plan> = changes.iter().filter_map(|change| change.before).collect();
@@ -204,6 +215,7 @@ impl Proxier {
         };
         let services = changes.len();
         self.hairpin = counts;
+        self.claims.apply(claimed);
         for (name, plan) in new {
             match plan.as_ref().and_then(|plan| plan.health) {
                 Some(health) => drop(self.health_checks.insert(name.clone(), health)),
@@ -369,6 +381,77 @@ mod tests {
         proxier.note(Change::Service("a/one".into(), None));
         proxier.sync().unwrap();
         assert!(last(&fake).contains(&"delete element ip bosun-proxy cluster-ips { 10.96.0.1 }".to_owned()));
+    }
+
+    /// Two Services may name one address, and one may name another's cluster IP. Who goes does not take it along.
+    #[test]
+    fn an_address_that_two_services_name_stays_with_the_other() {
+        let fake = Arc::new(Fake::default());
+        let mut proxier = Proxier::new(Facts::default(), Box::new(Tables::new(Box::new(Shared(fake.clone())))), None);
+        let leads = |ip: &str| {
+            let lead = format!("{ip} . tcp . 80 : goto vip-");
+            last(&fake)
+                .iter()
+                .any(|line| line.contains("add element ip bosun-proxy services {") && line.contains(&lead))
+        };
+        let naming = |ip, external: &str| Service { external_ips: vec![external.parse().unwrap()], ..service(ip) };
+        for (name, ip, external) in [
+            ("a/one", "10.96.0.1", "203.0.113.7"),
+            ("a/other", "10.96.0.2", "203.0.113.8"),
+            ("a/two", "10.96.0.3", "203.0.113.7"),
+            ("a/a", "10.96.0.4", "10.96.0.2"),
+        ] {
+            proxier.note(Change::Slice(name.into(), "s".into(), Some(slice(&["10.0.0.1"]))));
+            proxier.note(Change::Service(name.into(), Some(naming(ip, external))));
+            proxier.sync().unwrap();
+        }
+        proxier.note(Change::Service("a/one".into(), None));
+        assert_eq!(proxier.sync().unwrap(), Step::Full { services: 3 });
+        assert!(leads("203.0.113.7"), "{:?}", last(&fake));
+        proxier.note(Change::Service("a/a".into(), None));
+        assert_eq!(proxier.sync().unwrap(), Step::Full { services: 2 });
+        assert!(leads("10.96.0.2"), "{:?}", last(&fake));
+        // Alone they are changes like others.
+        proxier.note(Change::Slice("a/other".into(), "s".into(), Some(slice(&["10.0.0.2"]))));
+        assert_eq!(proxier.sync().unwrap(), Step::Partial { services: 1 });
+        proxier.note(Change::Service("a/other".into(), None));
+        proxier.note(Change::Service("a/next".into(), Some(naming("10.96.0.9", "203.0.113.8"))));
+        proxier.note(Change::Slice("a/next".into(), "s".into(), Some(slice(&["10.0.0.2"]))));
+        assert_eq!(proxier.sync().unwrap(), Step::Partial { services: 2 }, "from one to the other in one step");
+        assert_eq!(proxier.claims.counts(), [1, 1]);
+    }
+
+    /// The step that took the Service away failed; the whole one after it ends its flows nonetheless.
+    #[test]
+    fn flows_of_a_service_end_after_a_refused_step_too() {
+        let fake = Arc::new(Fake::default());
+        let way = |source: &str, destination: &str, source_port, destination_port| kernel::conntrack::Direction {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            source_port,
+            destination_port,
+        };
+        let flow = kernel::conntrack::Flow {
+            protocol: 17,
+            original: way("10.0.0.9", "10.96.0.1", 5000, 80),
+            reply: way("10.0.0.1", "10.0.0.9", 8080, 5000),
+        };
+        let conntrack = kernel::conntrack::Fake { flows: vec![flow].into(), broken: false };
+        let tables = Box::new(Tables::new(Box::new(Shared(fake.clone()))));
+        let mut proxier = Proxier::new(Facts::default(), tables, Some(Box::new(conntrack)));
+        let mut dns = service("10.96.0.1");
+        dns.ports[0].protocol = Protocol::Udp;
+        let mut endpoints = slice(&["10.0.0.1"]);
+        endpoints.ports[0].protocol = Protocol::Udp;
+        proxier.note(Change::Service("a/dns".into(), Some(dns)));
+        proxier.note(Change::Slice("a/dns".into(), "s".into(), Some(endpoints)));
+        proxier.sync().unwrap();
+        assert_eq!(proxier.report().reconciled.map(|done| done.ended), Some(0));
+        proxier.note(Change::Service("a/dns".into(), None));
+        fake.refuse.lock().unwrap().push("busy".into());
+        assert!(proxier.sync().is_err());
+        assert_eq!(proxier.sync().unwrap(), Step::Full { services: 0 });
+        assert_eq!(proxier.report().reconciled.map(|done| done.ended), Some(1));
     }
 
     #[test]

@@ -75,21 +75,25 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
             _ => None,
         };
         let listed = listed(&event, Source::Slices);
-        let changes = present.take(event, qualified).into_iter().map(|(name, object)| {
+        let changes = present.take(event, qualified).into_iter().flat_map(|(name, object)| {
             let read = object.and_then(|object| Slice::read(&object, &node));
-            let owner = read.as_ref().map(|(owner, _)| owner.clone());
-            let before = match &owner {
-                Some(owner) => owners.insert(name.clone(), owner.clone()),
-                None => owners.remove(&name),
-            };
-            // A slice that changed hands is rare enough to be taken from the old Service only at its end.
-            let owner = owner.or(before).unwrap_or_else(|| "".into());
-            News::Change(Change::Slice(owner, name, read.map(|(_, slice)| slice)), trigger)
+            owned(&mut owners, name, read).into_iter().map(|change| News::Change(change, trigger)).collect::<Vec<_>>()
         });
         if !send(&news, changes.chain(listed)).await {
             return;
         }
     }
+}
+
+/// What a slice changes. One that is gone does not say whose it was, and one that changed hands is its old Service's no
+/// more.
+fn owned(owners: &mut HashMap<Name, Name>, slice: Name, now: Option<(Name, Slice)>) -> Vec<Change> {
+    let before = match &now {
+        Some((owner, _)) => owners.insert(slice.clone(), owner.clone()).filter(|before| before != owner),
+        None => owners.remove(&slice),
+    };
+    let left = before.map(|owner| Change::Slice(owner, slice.clone(), None));
+    left.into_iter().chain(now.map(|(owner, content)| Change::Slice(owner, slice, Some(content)))).collect()
 }
 
 /// Watches the proxy's own Node until the receiver goes.
@@ -137,4 +141,22 @@ fn qualified<K: ResourceExt>(object: &K) -> Name {
 fn parse_time(text: &str) -> Option<SystemTime> {
     let time: k8s_openapi::jiff::Timestamp = text.parse().ok()?;
     Some(time.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_that_changes_hands_leaves_its_old_service() {
+        let mut owners = HashMap::new();
+        let mut is =
+            |owner: Option<&str>| owned(&mut owners, "a/s".into(), owner.map(|owner| (owner.into(), Slice::default())));
+        let slice = |owner: &str, content| Change::Slice(owner.into(), "a/s".into(), content);
+        assert_eq!(is(None), []);
+        assert_eq!(is(Some("a/one")), [slice("a/one", Some(Slice::default()))]);
+        assert_eq!(is(Some("a/one")), [slice("a/one", Some(Slice::default()))]);
+        assert_eq!(is(Some("a/two")), [slice("a/one", None), slice("a/two", Some(Slice::default()))]);
+        assert_eq!(is(None), [slice("a/two", None)]);
+    }
 }

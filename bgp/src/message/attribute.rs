@@ -78,6 +78,8 @@ pub(super) struct Collected {
     /// How many attributes there were.
     pub count: usize,
     seen: Vec<u8>,
+    /// MP_REACH is of a family that is not spoken.
+    foreign: bool,
     origin: Option<Origin>,
     as_path: Option<AsPath>,
     as4_path: Option<AsPath>,
@@ -129,15 +131,16 @@ impl Collected {
         }
         self.seen.push(kind);
         let Some(expected) = flags(kind) else { return self.unknown(given, kind, value) };
-        if kind == MP_REACH {
-            return self.reach(value, dialect);
-        }
-        if kind == MP_UNREACH {
-            return self.unreach(value);
-        }
-        if given & (OPTIONAL | TRANSITIVE) != expected {
+        let wrong = given & (OPTIONAL | TRANSITIVE) != expected;
+        if wrong {
             self.fault(kind, "wrong flags", treatment(kind));
-            return Ok(());
+        }
+        match kind {
+            // Their prefixes are read whatever the flags: they are what is then withdrawn.
+            MP_REACH => return self.reach(value, dialect),
+            MP_UNREACH => return self.unreach(value),
+            _ if wrong => return Ok(()),
+            _ => {}
         }
         if let Err(what) = self.value(kind, value, dialect) {
             self.fault(kind, what, treatment(kind));
@@ -207,7 +210,10 @@ impl Collected {
         };
         let address = reader.take(length.into()).ok_or_else(broken)?;
         reader.u8().ok_or_else(broken)?;
-        let Some(family) = Family::from_wire(afi, safi) else { return Ok(()) };
+        let Some(family) = Family::from_wire(afi, safi) else {
+            self.foreign = true;
+            return Ok(());
+        };
         let next_hop = next_hop(family, address, dialect).ok_or_else(broken)?;
         if next_hop.address.is_unspecified() || next_hop.address.is_multicast() {
             self.fault(MP_REACH, "the next hop is no address of a host", Treatment::Withdrawn);
@@ -225,6 +231,12 @@ impl Collected {
             self.unreachable = Some((family, prefixes(family, reader.0)?));
         }
         Ok(())
+    }
+
+    /// Whether no prefixes are meant but those that were read: MP_UNREACH is alone, or MP_REACH is of a family that is
+    /// not spoken.
+    pub(super) fn means_no_routes(&self) -> bool {
+        self.foreign || self.seen == [MP_UNREACH] && self.faults.iter().all(|fault| fault.attribute == MP_UNREACH)
     }
 
     /// What a route must have (RFC 7606 section 3 d).

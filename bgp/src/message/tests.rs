@@ -280,6 +280,11 @@ fn what_cannot_be_parsed_ends_the_session() {
     assert_eq!(told(&update(&[], &[unreach, unreach], &[])), MALFORMED_ATTRIBUTES);
     assert_eq!(told(&update(&[], &[&[0x80, 15, 5, 0, 2, 1, 200, 1]], &[])), INVALID_NETWORK);
     assert_eq!(told(&update(&[], &[&[0x80, 14, 6, 0, 2, 1, 5, 0, 0]], &[])), OPTIONAL_ATTRIBUTE);
+    // Routes are to be withdrawn, and the message does not say which: they stood in what could not be read.
+    let cut: &[u8] = &[0x80, 14, 90, 0, 2, 1];
+    assert_eq!(told(&update(&[], &[ORIGIN, PATH, cut], &[])), MALFORMED_ATTRIBUTES);
+    assert_eq!(told(&update(&[], &[&[0x40, 1, 1, 9], PATH, HOP], &[])), MALFORMED_ATTRIBUTES);
+    assert_eq!(told(&update(&[8, 10], &[cut], &[])), MALFORMED_ATTRIBUTES);
     let unknown = read(&update(&[], &[&[0x40, 99, 1, 5]], &[]), &PLAIN).unwrap_err();
     assert_eq!(unknown, Notification::with(UNRECOGNIZED_WELL_KNOWN, [0x40, 99, 1, 5]));
 }
@@ -296,6 +301,21 @@ fn families_that_are_not_spoken_are_passed_over() {
     let vpn = [0x80, 14, 9, 0, 1, 128, 1, 0, 0, 1, 2, 3];
     let update = read(&update(&[], &[&vpn, ORIGIN, PATH], &[]), &PLAIN).unwrap();
     assert_eq!((update.announced, update.withdrawn), (vec![], vec![]));
+    assert!(read(&self::update(&[], &[&vpn, &[0x40, 1, 1, 9], PATH], &[]), &PLAIN).is_ok(), "and their faults");
+}
+
+/// RFC 7606 section 3 c, for the attributes that carry prefixes too.
+#[test]
+fn prefixes_in_attributes_of_wrong_flags_are_withdrawn() {
+    let prefix = prefix("fd00::/16");
+    let next_hop = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    for flags in [0x80, 0xc0] {
+        let reach = [&[flags, 14, 24, 0, 2, 1, 16][..], &next_hop, &[0, 16, 0xfd, 0]].concat();
+        let told = read(&update(&[], &[&reach, ORIGIN, PATH], &[]), &PLAIN).unwrap();
+        assert_eq!((told.announced.is_empty(), told.withdrawn.contains(&prefix)), (flags == 0xc0, flags == 0xc0));
+        let unreach = [flags, 15, 6, 0, 2, 1, 16, 0xfd, 0];
+        assert_eq!(read(&update(&[], &[&unreach], &[]), &PLAIN).unwrap().withdrawn, [prefix]);
+    }
 }
 
 #[test]

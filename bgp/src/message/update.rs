@@ -83,21 +83,28 @@ impl Update {
             }
             update.withdrawn.extend(gone);
         }
-        update.settle(nlri, collected);
+        update.settle(nlri, collected)?;
         Ok(update)
     }
 
     /// Puts prefixes and attributes together, or withdraws them.
-    fn settle(&mut self, nlri: Vec<Prefix>, mut collected: Collected) {
+    ///
+    /// # Errors
+    /// Where routes are to be withdrawn and none is told: which ones the peer meant stands in what could not be read, and
+    /// its session ends (RFC 7606 section 5.2).
+    fn settle(&mut self, nlri: Vec<Prefix>, mut collected: Collected) -> Result<(), Notification> {
         let reachable = collected.reachable.take();
         let multiprotocol = reachable.as_ref().map_or(&[][..], |(_, prefixes)| &prefixes[..]);
         if !nlri.is_empty() || !multiprotocol.is_empty() {
             collected.miss_mandatory(!nlri.is_empty());
         }
         if collected.faults.iter().any(|fault| fault.treatment == Treatment::Withdrawn) {
+            if nlri.is_empty() && multiprotocol.is_empty() && !collected.means_no_routes() {
+                return Err(Notification::new(MALFORMED_ATTRIBUTES));
+            }
             self.withdrawn.extend(nlri.iter().chain(multiprotocol));
             self.faults = collected.faults;
-            return;
+            return Ok(());
         }
         self.faults = std::mem::take(&mut collected.faults);
         if let (false, Some(next_hop)) = (nlri.is_empty(), collected.next_hop) {
@@ -106,6 +113,7 @@ impl Update {
         if let Some((next_hop, prefixes)) = reachable.filter(|(_, prefixes)| !prefixes.is_empty()) {
             self.announced.push(Announced { attributes: collected.attributes(next_hop), prefixes });
         }
+        Ok(())
     }
 
     /// As many messages as it needs. Routes whose attributes fit into none are left out.

@@ -11,6 +11,9 @@ use crate::filter::{self, Subject, Verdict};
 use crate::message::update::{announce, end_of_rib, withdraw};
 use crate::prefix::{Family, Prefix};
 
+/// The bit of an extended community that keeps it inside one AS.
+const NOT_TRANSITIVE: u64 = 1 << 62;
+
 /// Prefixes that are told the same: their attributes, by address, who told them, and the export rule they met.
 type Group = (usize, PeerId, Verdict);
 
@@ -110,6 +113,10 @@ impl Rib {
             attributes.local_pref = None;
             attributes.originator_id = None;
             attributes.cluster_list = Box::default();
+            // RFC 4360 section 6.
+            let transitive = |community: &&u64| **community & NOT_TRANSITIVE == 0;
+            attributes.extended_communities =
+                attributes.extended_communities.iter().filter(transitive).copied().collect();
             if path.peer != LOCAL {
                 attributes.med = None;
             }

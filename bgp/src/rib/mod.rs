@@ -191,10 +191,13 @@ impl Rib {
     /// Changes how a peer's routes are dealt with from now on. Routes that it told already are asked for anew by whoever
     /// calls, where the import rules differ.
     pub fn set_policy(&mut self, id: PeerId, policy: Policy) {
-        let told = self.told(id);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.policy = policy;
-        self.tell_again(id, told);
+        let Some(peer) = self.peers.get(&id) else { return };
+        // Of a client the others hear more, too.
+        let others = peer.policy.reflector_client != policy.reflector_client;
+        let concerned = self.peers.keys().copied().filter(|other| *other == id || others);
+        let told: Vec<(PeerId, Vec<Prefix>)> = concerned.map(|id| (id, self.told(id))).collect();
+        self.peers.entry(id).and_modify(|peer| peer.policy = policy);
+        told.into_iter().for_each(|(id, told)| self.tell_again(id, told));
     }
 
     /// What a peer knows, or will when all that is pending is sent.
@@ -225,8 +228,9 @@ impl Rib {
         peer.unheard = peer.owed.clone();
         let restart = live.negotiated.restart.clone();
         peer.live = Some(live);
-        // RFC 4724 section 4.1: who has just restarted too, or never says that it is done, is not waited for.
-        if restart.as_ref().is_none_or(|restart| restart.restarting || restart.families.is_empty()) {
+        // RFC 4724 section 4.1: who has just restarted too, or never says that it is done, is not waited for. One that only
+        // helps others to restart names no families, and does say so.
+        if restart.as_ref().is_none_or(|restart| restart.restarting) {
             self.heard(id);
         }
         for family in Family::ALL {
@@ -335,7 +339,8 @@ impl Rib {
 
     /// Whether a route has been here before (RFC 4271 section 9.1.2, 4456 section 8), or leads to this speaker itself.
     fn is_looped(&self, peer: &Peer, attributes: &Attributes) -> bool {
-        let own = attributes.as_path.numbers().filter(|asn| *asn == self.identity.asn).count();
+        let names = [Some(self.identity.asn), peer.policy.local_as];
+        let own = attributes.as_path.numbers().filter(|asn| names.contains(&Some(*asn))).count();
         own > peer.policy.allowed_local_as
             || attributes.originator_id == Some(self.identity.identifier)
             || self.identity.cluster_id.is_some_and(|cluster| attributes.cluster_list.contains(&cluster))

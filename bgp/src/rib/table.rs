@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::HashSet;
@@ -330,29 +330,38 @@ impl<K: Key> Queue<K> {
     /// More than twice as many as there are prefixes: some are there twice, or are gone.
     fn tidy(&mut self, length: usize) {
         if self.order.len() > self.bound.max(2 * length).max(SHORT) {
-            let mut seen = HashSet::default();
-            self.order.retain(|(key, _)| seen.insert(*key));
+            self.order = without_repetitions(self.order.drain(..)).into();
             self.bound = 2 * self.order.len();
         }
     }
 
-    /// Of repetitions the first word counts.
     fn take(&mut self, most: usize) -> Vec<(Prefix, bool)> {
         let count = most.min(self.order.len());
         let taken = self.order.drain(..count).map(|(key, told)| (key.prefix(), told));
-        let taken = match self.repeats {
-            true => {
-                let mut seen = HashSet::default();
-                taken.filter(|(prefix, _)| seen.insert(*prefix)).collect()
-            }
-            false => taken.collect(),
-        };
+        let taken = if self.repeats { without_repetitions(taken) } else { taken.collect() };
         if self.order.is_empty() {
             // The room of a whole table is given back.
             *self = Self::default();
         }
         taken
     }
+}
+
+/// A prefix had been told where any word says so: the first may be of before it was told from this very queue, and a
+/// withdrawal too many does no harm.
+fn without_repetitions<K: Copy + Eq + Hash>(all: impl Iterator<Item = (K, bool)>) -> Vec<(K, bool)> {
+    let mut places = HashMap::<K, usize, RandomState>::default();
+    let mut order: Vec<(K, bool)> = Vec::new();
+    for (key, told) in all {
+        match places.entry(key) {
+            Entry::Occupied(place) => order[*place.get()].1 |= told,
+            Entry::Vacant(place) => {
+                place.insert(order.len());
+                order.push((key, told));
+            }
+        }
+    }
+    order
 }
 
 #[cfg(test)]
@@ -393,7 +402,7 @@ mod tests {
         }
         assert!(pending.v4.order.len() <= SHORT + all.len(), "{}", pending.v4.order.len());
         let taken = pending.take(usize::MAX);
-        assert_eq!(taken, all.iter().map(|prefix| (*prefix, false)).collect::<Vec<_>>(), "the first word counts");
+        assert_eq!(taken, all.iter().map(|prefix| (*prefix, true)).collect::<Vec<_>>(), "in order, told in between");
         assert!(pending.is_empty());
     }
 

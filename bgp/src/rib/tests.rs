@@ -252,6 +252,58 @@ fn what_is_asked_for_again_is_told_once() {
     assert_eq!(rib.counts(2).sent, 10_000);
 }
 
+/// A route that came, went and came again while a peer was slow, and goes once it has heard of it.
+#[test]
+fn a_slow_peer_hears_of_every_withdrawal() {
+    let mut rib = rib();
+    join(&mut rib, 1, 65001);
+    join(&mut rib, 2, 65002);
+    let come = |rib: &mut Rib| announce(rib, 1, route(1, &[65001]), &["10.1.0.0/16"]);
+    come(&mut rib);
+    withdraw(&mut rib, 1, "10.1.0.0/16");
+    come(&mut rib);
+    assert!(!rib.take_updates(2, 2).is_empty(), "it is told");
+    withdraw(&mut rib, 1, "10.1.0.0/16");
+    let gone: Vec<Prefix> = drain(&mut rib, 2).into_iter().flat_map(|update| update.withdrawn).collect();
+    assert_eq!(gone, [prefix("10.1.0.0/16")]);
+}
+
+#[test]
+fn a_peer_that_becomes_a_client_is_reflected_to_others_that_stand() {
+    let mut rib = rib();
+    join(&mut rib, 1, 64512);
+    join(&mut rib, 2, 64512);
+    announce(&mut rib, 1, route(1, &[]), &["10.1.0.0/16"]);
+    assert_eq!(told(&mut rib, 2), []);
+    rib.set_policy(1, Policy { reflector_client: true, ..Policy::default() });
+    assert_eq!(told(&mut rib, 2).len(), 1);
+    rib.set_policy(1, Policy::default());
+    let gone: Vec<Prefix> = drain(&mut rib, 2).into_iter().flat_map(|update| update.withdrawn).collect();
+    assert_eq!(gone, [prefix("10.1.0.0/16")]);
+}
+
+/// An AS that a neighbour knows by another number loops by that one, too.
+#[test]
+fn a_path_with_the_name_that_a_peer_knows_is_a_loop() {
+    let mut rib = rib();
+    rib.add_peer(1, Policy { local_as: Some(64999), ..Policy::default() });
+    rib.up(1, live(65001, 1, None));
+    announce(&mut rib, 1, route(1, &[65001, 64999]), &["10.1.0.0/16"]);
+    assert_eq!(rib.counts(1), Counts { received: 1, accepted: 0, sent: 0 });
+}
+
+/// RFC 4360 section 6.
+#[test]
+fn an_extended_community_of_one_as_stays_in_it() {
+    let mut rib = rib();
+    join(&mut rib, 1, 64512);
+    join(&mut rib, 2, 65002);
+    let (here, anywhere) = (0x4004_0000_0000_0001, 0x0002_fc00_0000_0001);
+    let attributes = Attributes { extended_communities: [here, anywhere].into(), ..route(1, &[]) };
+    announce(&mut rib, 1, attributes, &["10.1.0.0/16"]);
+    assert_eq!(*told(&mut rib, 2)[0].1.extended_communities, [anywhere]);
+}
+
 #[test]
 fn communities_that_keep_routes_in() {
     let mut rib = rib();
@@ -391,6 +443,24 @@ fn after_a_restart_nothing_is_told_before_all_peers_have_spoken() {
     assert_eq!(hops(&mut rib).len(), 2);
     let ends: Vec<Family> = drain(&mut rib, 1).iter().filter_map(|update| update.end_of_rib).collect();
     assert_eq!(ends, Family::ALL);
+}
+
+/// RFC 4724 section 3: a peer without families of its own in the capability only helps, and its End-of-RIB is worth the
+/// wait, as its routes are.
+#[test]
+fn after_a_restart_a_peer_that_only_helps_is_waited_for() {
+    let mut rib = rib_of(true);
+    rib.add_peer(1, Policy::default());
+    rib.await_peer(1);
+    let mut helper = live(64512, 1, Some(false));
+    helper.negotiated.restart.as_mut().unwrap().families.clear();
+    rib.up(1, helper);
+    announce(&mut rib, 1, route(1, &[]), &["10.1.0.0/16"]);
+    for family in Family::ALL {
+        assert!(rib.is_waiting(), "{family}");
+        rib.update(1, Update { end_of_rib: Some(family), ..Update::default() });
+    }
+    assert!(!rib.is_waiting());
 }
 
 #[test]

@@ -47,13 +47,19 @@ impl Kernel {
     /// # Errors
     /// Where the kernel's table cannot be read.
     pub fn routes_of(&mut self, protocol: u8) -> Result<Vec<FibRoute>> {
+        // Of a table with all of the world in it, only what is asked for is worth the decoding.
+        self.routes_by(|maker| maker == protocol)
+    }
+
+    /// The routes of the main table whose makers (`rtm_protocol`) are wanted.
+    ///
+    /// # Errors
+    /// Where the kernel's table cannot be read.
+    pub fn routes_by(&mut self, wanted: impl Fn(u8) -> bool) -> Result<Vec<FibRoute>> {
         let read = self.0.dump(GETROUTE, &RouteMessage::default()).and_then(|parts| {
             let mut routes = Vec::new();
-            for part in &parts {
-                // Of a table with all of the world in it, only what is asked for is worth the decoding.
-                if part.get(5) == Some(&protocol) {
-                    routes.extend(read(&RouteMessage::parse(part).map_err(malformed)?));
-                }
+            for part in parts.iter().filter(|part| part.get(5).is_some_and(|maker| wanted(*maker))) {
+                routes.extend(read(&RouteMessage::parse(part).map_err(malformed)?));
             }
             Ok(routes)
         });

@@ -143,7 +143,7 @@ impl Worker {
         }
     }
 
-    /// Returns when the watches have ended.
+    /// Returns when the watches have ended, or the keeper is lost.
     async fn work(mut self, mut inbox: mpsc::Receiver<News>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -181,6 +181,9 @@ impl Worker {
                 }
                 _ = look.tick() => self.look().await,
             };
+            if self.keeper.is_none() {
+                return;
+            }
             if dirty {
                 due.get_or_insert_with(Instant::now);
             }
@@ -340,8 +343,8 @@ impl Worker {
                 Some(outcome)
             }
             Err(error) => {
-                // The model went with the thread; the daemon's next run has it anew.
-                tracing::error!("the policies are no longer kept, restart the daemon: {error}");
+                // The model went with the thread; the daemon ends, and its next run has it anew.
+                tracing::error!("the policies are no longer kept: {error}");
                 None
             }
         }

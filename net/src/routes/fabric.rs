@@ -33,13 +33,15 @@ pub struct Fabric {
     network: Kernel,
     /// By name, as of the last look.
     links: BTreeMap<String, u32>,
+    /// Prefix and metric of each route that is somebody else's, as of the last look.
+    foreign: BTreeSet<(IpNetwork, u32)>,
 }
 
 impl Fabric {
     /// # Errors
     /// Where the kernel gives no netlink socket.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { network: Kernel::open()?, links: BTreeMap::new() })
+        Ok(Self { network: Kernel::open()?, links: BTreeMap::new(), foreign: BTreeSet::new() })
     }
 
     /// The interfaces that have an address of more than their own link, without the tunnels.
@@ -101,7 +103,10 @@ impl Fabric {
     fn own_routes(&mut self, name: &dyn Fn(u32) -> String) -> Result<BTreeMap<(IpNetwork, u32), Hops>, Error> {
         let mut shared: BTreeMap<Vec<netlink::Hop>, Hops> = BTreeMap::new();
         let mut devices: BTreeMap<u32, Arc<str>> = BTreeMap::new();
-        let routes = self.network.routes_of(PROTOCOL)?.into_iter().map(|route| {
+        let (own, others): (Vec<FibRoute>, Vec<FibRoute>) =
+            self.network.routes_by(|_| true)?.into_iter().partition(|route| route.protocol == PROTOCOL);
+        self.foreign = others.into_iter().map(|route| (route.destination, route.metric.unwrap_or(0))).collect();
+        let routes = own.into_iter().map(|route| {
             let mut hop = |hop: &netlink::Hop| {
                 let device = devices.entry(hop.link).or_insert_with(|| name(hop.link).into());
                 Some(Hop { gateway: hop.gateway?, device: Arc::clone(device), onlink: hop.onlink })
@@ -126,6 +131,12 @@ impl Fabric {
     pub fn routes(&mut self) -> Result<BTreeSet<IpNetwork>, Error> {
         let routes = self.network.routes_of(PROTOCOL)?;
         Ok(routes.into_iter().filter(|route| !route.hops.is_empty()).map(|route| route.destination).collect())
+    }
+
+    /// Whether the kernel, the administrator or another program has a route to that prefix with that metric, which one of
+    /// ours would replace.
+    pub fn is_foreign(&self, prefix: IpNetwork, metric: u32) -> bool {
+        self.foreign.contains(&(prefix, metric))
     }
 
     fn link(&self, name: &str) -> Result<u32, Error> {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
 use super::conflist;
-use super::diff::diff;
+use super::diff::{Action, diff};
 use super::events::Voice;
 use super::fabric::{self, Fabric};
 use super::learned::{self, Table};
@@ -264,7 +264,8 @@ impl Worker {
             let changes = lock(&shown.table).take();
             let Some(known) = &mut hands.known else { return false };
             let ways = Ways { interfaces: &hands.interfaces, gateways: &hands.gateways };
-            let actions = learned::actions(&changes, &own(&me, &hands.gateways), ways, known);
+            let mut actions = learned::actions(&changes, &own(&me, &hands.gateways), ways, known);
+            actions.retain(|action| !replaces_foreign(&hands.fabric, action));
             let done = |action| match hands.fabric.apply(action) {
                 Ok(()) => {
                     learned::apply(action, known);
@@ -381,8 +382,9 @@ fn step(hands: &mut Hands, ground: &report::Ground, table: &mut Table, folder: O
     hands.gateways = model.gateways();
     outcome.plan = plan(&model);
     let Ok(plan) = &mut outcome.plan else { return outcome };
-    let retain = config.mode == Mode::Bgp && !table.complete;
-    match bring(hands, &mut plan.state, retain) {
+    let learns = config.mode == Mode::Bgp;
+    let retain = learns && !table.complete;
+    match bring(hands, &mut plan.state, (learns, retain)) {
         Ok((actions, failures)) => (outcome.actions, outcome.failures) = (actions, failures),
         Err(error) => outcome.failures.push(error.to_string()),
     }
@@ -396,14 +398,27 @@ fn step(hands: &mut Hands, ground: &report::Ground, table: &mut Table, folder: O
     outcome
 }
 
-/// Brings the kernel to `shall`: how many actions that took, and what was refused.
-fn bring(hands: &mut Hands, shall: &mut State, retain: bool) -> Result<(usize, Vec<String>), fabric::Error> {
+/// Whether it puts what a peer told in the place of a route that is somebody else's: of the subnet that the peer is
+/// reached by, or the way to the API server. When the peer is gone, nothing would be left there.
+fn replaces_foreign(fabric: &Fabric, action: &Action) -> bool {
+    matches!(action, Action::SetRoute(prefix, metric, _) if fabric.is_foreign(*prefix, *metric))
+}
+
+/// Brings the kernel to `shall`: how many actions that took, and what was refused. `learns`: routes are what peers told.
+fn bring(
+    hands: &mut Hands,
+    shall: &mut State,
+    (learns, retain): (bool, bool),
+) -> Result<(usize, Vec<String>), fabric::Error> {
     let known = match hands.known.take() {
         Some(known) => known,
         None => hands.fabric.read()?,
     };
     if retain {
         learned::retain(&known, shall);
+    }
+    if learns {
+        shall.routes.retain(|(prefix, metric), _| !hands.fabric.is_foreign(*prefix, *metric));
     }
     let actions = diff(&known, shall);
     let refused = |action| hands.fabric.apply(action).err().map(|error| error.to_string());
@@ -414,4 +429,54 @@ fn bring(hands: &mut Hands, shall: &mut State, retain: bool) -> Result<(usize, V
         hands.generation = hands.generations.as_mut().and_then(|generations| generations.current().ok());
     }
     Ok((actions.len(), failures))
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::netlink::{Address, Kernel, LinkChange, Network, Route, VethEnd};
+    use kernel::netns::Netns;
+
+    use super::super::state::Hop;
+    use super::*;
+
+    /// A router tells of the subnet that it shares with the node, and of a default route.
+    #[test]
+    fn what_peers_tell_replaces_no_route_of_others() {
+        if !crate::routes::test::root("routes of others") {
+            return;
+        }
+        let work = || {
+            let mut network = Kernel::open().unwrap();
+            let [near, far] = ["eth9", "router"].map(|name| VethEnd { name, ..VethEnd::default() });
+            network.add_veth(near, far, None, None).unwrap();
+            let [_, link] = ["router", "eth9"].map(|name| {
+                let link = network.link(name).unwrap().unwrap().index;
+                network.change_link(link, LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+                link
+            });
+            network.add_address(Address { link, net: "192.0.2.1/24".parse().unwrap() }).unwrap();
+            let [subnet, default, other] = ["192.0.2.0/24", "0.0.0.0/0", "10.9.0.0/16"].map(|net| net.parse().unwrap());
+            let by = |last: u8| -> std::net::IpAddr { [192, 0, 2, last].into() };
+            network.add_route(&Route::new(default, Some(by(9)), link)).unwrap();
+            let hop = Hop { gateway: by(254), device: "eth9".into(), onlink: false };
+            let hops = Arc::new(BTreeSet::from([hop]));
+            let told = [subnet, default, other].map(|prefix| ((prefix, 0), Arc::clone(&hops)));
+            let mut hands = Hands::new(Fabric::open().unwrap());
+            hands.interfaces = hands.fabric.interfaces().unwrap();
+            let forwards = hands.fabric.read().unwrap().forwards;
+            let mut shall = State { routes: told.into(), forwards, ..State::default() };
+            assert_eq!(bring(&mut hands, &mut shall, (true, false)).unwrap(), (1, vec![]));
+            let set = |prefix| Action::SetRoute(prefix, 0, Arc::clone(&hops));
+            assert_eq!(
+                [subnet, default, other].map(|net| replaces_foreign(&hands.fabric, &set(net))),
+                [true, true, false]
+            );
+            let mut withdrawn = State { forwards, ..State::default() };
+            assert_eq!(bring(&mut hands, &mut withdrawn, (true, false)).unwrap(), (1, vec![]));
+            let left = network.routes().unwrap();
+            let gateway = |net| left.iter().find(|route| route.destination == net).map(|route| route.gateway);
+            assert_eq!([subnet, default, other].map(gateway), [Some(None), Some(Some(by(9))), None]);
+        };
+        Netns::anonymous().unwrap().run(work).unwrap();
+    }
 }

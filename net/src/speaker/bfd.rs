@@ -27,6 +27,8 @@ const SOURCE_PORTS: u16 = 49152;
 const TTL: u8 = 255;
 /// A packet is 24 bytes; what is longer is authenticated, and dropped.
 const PACKET: usize = 64;
+/// Packets of a peer that wait; who sends faster loses some.
+const WAITING: usize = 16;
 
 /// What a peer's task hears of its BFD session.
 pub(super) struct News {
@@ -64,7 +66,7 @@ impl Watch {
 }
 
 /// Who gets the packets of which peer.
-type Routes = Arc<Mutex<HashMap<IpAddr, mpsc::UnboundedSender<Packet>>>>;
+type Routes = Arc<Mutex<HashMap<IpAddr, mpsc::Sender<Packet>>>>;
 
 /// All sessions of a speaker. The port is opened with the first.
 #[derive(Default)]
@@ -75,7 +77,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn watch(&self, peer: IpAddr, source: Option<IpAddr>, asked: Bfd) -> Watch {
-        let (sender, packets) = mpsc::unbounded_channel();
+        let (sender, packets) = mpsc::channel(WAITING);
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, sender);
         self.receivers.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| receivers(&self.routes));
         let (news, heard) = mpsc::unbounded_channel();
@@ -92,7 +94,9 @@ impl Sessions {
                 Ok(socket) => {
                     let to = SocketAddr::new(peer, PORT);
                     let session = Session::new(settings);
-                    Task { session, socket, to, transmit: None, detect: None, news }.run(packets, stopped).await;
+                    Task { session, socket, to, transmit: None, detect: None, told: None, news }
+                        .run(packets, stopped)
+                        .await;
                 }
                 Err(error) => tracing::warn!("no BFD with {peer}: cannot open a socket: {error}"),
             }
@@ -151,8 +155,8 @@ async fn receive(socket: UdpSocket, routes: Routes) {
         if let Ok(packet) = Packet::decode(&buffer[..length])
             && let Some(session) = routes.lock().unwrap_or_else(PoisonError::into_inner).get(&from.ip())
         {
-            // Its session may just have ended.
-            let _ = session.send(packet);
+            // Its session may just have ended, or be flooded.
+            let _ = session.try_send(packet);
         }
     }
 }
@@ -163,11 +167,13 @@ struct Task {
     to: SocketAddr,
     transmit: Option<Instant>,
     detect: Option<Instant>,
+    /// The state that the peer's task knows.
+    told: Option<State>,
     news: mpsc::UnboundedSender<News>,
 }
 
 impl Task {
-    async fn run(mut self, mut packets: mpsc::UnboundedReceiver<Packet>, mut stopped: oneshot::Receiver<()>) {
+    async fn run(mut self, mut packets: mpsc::Receiver<Packet>, mut stopped: oneshot::Receiver<()>) {
         let outputs = self.session.start();
         self.carry_out(outputs);
         loop {
@@ -206,8 +212,12 @@ impl Task {
                 Output::Down { diagnostic, independent } => lost = Some(Lost { diagnostic, independent }),
             }
         }
-        // The peer's task may just end.
-        let _ = self.news.send(News { state: self.session.state(), lost });
+        let state = self.session.state();
+        let changed = self.told.replace(state) != Some(state);
+        if changed || lost.is_some() {
+            // The peer's task may just end.
+            let _ = self.news.send(News { state, lost });
+        }
     }
 }
 

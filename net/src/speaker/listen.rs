@@ -78,6 +78,8 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket::set_v6_only(socket.as_fd())?;
     }
+    // A peer with GTSM drops what came from farther away, the answer to its first segment included.
+    socket::set_ttl(socket.as_fd(), address.ip(), 255)?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bgp::message::Notification;
 use bgp::message::notification::{ADMINISTRATIVE_SHUTDOWN, CONFIGURATION_CHANGE, DECONFIGURED};
-use bgp::rib::{Change, PeerId, Rib, Selection};
+use bgp::rib::{Change, LOCAL, PeerId, Rib, Selection};
 use bgp::session::State;
 use bgp::{Family, Prefix};
 use tokio::sync::{Notify, mpsc};
@@ -113,7 +113,7 @@ impl Shared {
 pub struct Handle {
     shared: Arc<Shared>,
     config: Config,
-    next_id: PeerId,
+    last_id: PeerId,
     listeners: listen::Listeners,
     tasks: JoinSet<()>,
 }
@@ -147,7 +147,7 @@ pub async fn start(config: Config, predecessor: Predecessor) -> Result<(Handle, 
     let mut tasks = JoinSet::new();
     tasks.spawn(hand_on(Arc::clone(&shared), events));
     let mut handle =
-        Handle { shared, config: Config { peers: Vec::new(), ..config.clone() }, next_id: 1, listeners, tasks };
+        Handle { shared, config: Config { peers: Vec::new(), ..config.clone() }, last_id: LOCAL, listeners, tasks };
     handle.listeners.serve(&handle.shared, &mut handle.tasks);
     let awaits = |peer: &Peer| match &predecessor {
         Predecessor::None => false,
@@ -180,6 +180,17 @@ fn check(config: &Config) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The next number after `last` that no peer has. A speaker that lives long, with peers that come and go, uses up all.
+fn free_id(last: PeerId, used: impl Fn(PeerId) -> bool) -> PeerId {
+    let mut id = last;
+    loop {
+        id = id.wrapping_add(1);
+        if id != LOCAL && !used(id) {
+            return id;
+        }
+    }
 }
 
 /// Tells the daemon what changed, and once that the table is complete.
@@ -254,8 +265,10 @@ impl Handle {
 
     /// `awaited`: its routes are waited for, as it had a session before the restart.
     fn add(&mut self, config: Peer, awaited: bool) {
-        let id = self.next_id;
-        self.next_id += 1;
+        // What is left of the tasks of peers that were removed.
+        while self.tasks.try_join_next().is_some() {}
+        let id = free_id(self.last_id, |id| lock(&self.shared.peers).values().any(|member| member.id == id));
+        self.last_id = id;
         let mut rib = lock(&self.shared.rib);
         rib.add_peer(id, config.policy());
         if awaited {
@@ -387,5 +400,16 @@ impl Handle {
         routes.sort_by_key(|(prefix, _)| *prefix);
         routes.truncate(most);
         routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_used_again_when_its_peer_is_gone_and_never_that_of_this_node() {
+        assert_eq!(free_id(LOCAL, |_| false), 1);
+        assert_eq!(free_id(PeerId::MAX, |id| id < 3), 3);
     }
 }

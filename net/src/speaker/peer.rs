@@ -269,8 +269,13 @@ impl Task {
         }
         let due: Vec<Timer> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(timer, _)| *timer).collect();
         for timer in due {
-            // What a timer before it has cancelled is not due any more.
-            if self.timers.remove(&timer).is_some() {
+            if let Timer::Hold(side) = timer {
+                // What the peer said in time counts, also where this process could not look.
+                self.ready(side, Ok(Ready::READABLE));
+            }
+            // What was cancelled or begun anew meanwhile is not due any more.
+            if self.timers.get(&timer).is_some_and(|at| *at <= now) {
+                self.timers.remove(&timer);
                 self.handle(Input::Expired(timer));
             }
         }

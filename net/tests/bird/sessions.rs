@@ -136,6 +136,13 @@ fn signatures_and_hop_limit() {
         let mut speaker = bed.speaker(&ours(64512, 65001, good.clone()), false);
         speaker.established();
     }
+    {
+        // BIRD alone connects: the hop limit of the listening socket's answer counts.
+        let _bird = bed.bird(&guarded("correct horse"));
+        let waits = json!({"password": "correct horse", "ttlSecurity": 1, "passive": true});
+        let mut speaker = bed.speaker(&ours(64512, 65001, waits), false);
+        speaker.established();
+    }
     let _bird = bed.bird(&guarded("another"));
     let mut speaker = bed.speaker(&ours(64512, 65001, good), false);
     std::thread::sleep(std::time::Duration::from_secs(4));

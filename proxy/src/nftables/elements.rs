@@ -171,5 +171,7 @@ fn affinity_chain(
         sets.insert(set, seconds);
     }
     body.extend(draws);
+    // Where all sets are full nobody is remembered, and everybody is served.
+    body.extend(pool.last().map(|target| format!("meta l4proto {l4} dnat to {target}")));
     (body, sets)
 }
