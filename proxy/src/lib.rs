@@ -10,6 +10,7 @@ mod health_check;
 pub mod iptables;
 pub mod ipvs;
 mod metrics;
+mod missing;
 pub mod model;
 pub mod nftables;
 mod parameters;
