@@ -6,6 +6,8 @@
 
 pub mod backend;
 mod config;
+#[cfg(test)]
+mod examples;
 mod health_check;
 pub mod iptables;
 pub mod ipvs;

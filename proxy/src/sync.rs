@@ -316,7 +316,7 @@ mod tests {
     use kernel::nftables::{self, Fake, Nftables};
 
     use super::*;
-    use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
+    use crate::examples::{service, slice};
     use crate::nftables::Tables;
 
     /// A fake that the test keeps a hand on.
@@ -328,25 +328,6 @@ mod tests {
         fn list(&self, command: &str) -> Result<String, nftables::Error> {
             self.0.list(command)
         }
-    }
-
-    fn service(ip: &str) -> Service {
-        let port = ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
-        Service { cluster_ips: vec![ip.parse().unwrap()], ports: vec![port], ..Service::default() }
-    }
-
-    fn slice(ips: &[&str]) -> Slice {
-        let endpoint = |ip: &&str| Endpoint {
-            ip: ip.parse().unwrap(),
-            ready: true,
-            serving: true,
-            terminating: false,
-            local: *ip == "10.0.0.1",
-            zones: None,
-            nodes: None,
-        };
-        let ports = vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }];
-        Slice { ports, endpoints: ips.iter().map(endpoint).collect() }
     }
 
     fn last(fake: &Fake) -> Vec<String> {
