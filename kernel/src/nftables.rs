@@ -2,6 +2,8 @@
 //!
 //! Source: nft(8). The text form is the stable interface; what the parts write is made by their renderers.
 
+mod messages;
+
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -10,12 +12,14 @@ use netlink_packet_core::{Emitable, NlasIterator};
 
 use crate::netlink::socket::Socket;
 
+pub use messages::{Element, Elements, Family, Key, Part, Value, Verb};
+
 /// Why a transaction or a listing failed. The kernel's state is then as it was before.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot run nft (package nftables): {0}")]
     Start(io::Error),
-    #[error("cannot talk to nft: {0}")]
+    #[error("cannot talk to nft or the kernel: {0}")]
     Pipe(io::Error),
     /// Something named in the script is not there.
     #[error("nft refused: {0}")]
@@ -35,6 +39,26 @@ pub trait Nftables: Send + Sync {
     /// Where nft cannot be run or the transaction was refused, with nft's reason.
     fn apply(&self, script: &str) -> Result<(), Error>;
 
+    /// Changes elements in one transaction, in the order given.
+    ///
+    /// # Errors
+    /// As of [`Self::apply`].
+    fn change(&self, changes: &[Elements<'_>]) -> Result<(), Error> {
+        self.apply(&changes.iter().map(ToString::to_string).collect::<String>())
+    }
+
+    /// Whether the chain is there.
+    ///
+    /// # Errors
+    /// As of [`Self::list`].
+    fn has_chain(&self, family: Family, table: &str, chain: &str) -> Result<bool, Error> {
+        match self.list(&format!("list chain {family} {table} {chain}")) {
+            Ok(_) => Ok(true),
+            Err(Error::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Runs a `list` command and returns its text, `list table ip x` for instance.
     ///
     /// # Errors
@@ -42,13 +66,26 @@ pub trait Nftables: Send + Sync {
     fn list(&self, command: &str) -> Result<String, Error>;
 }
 
-/// The `nft` program on PATH.
+/// The `nft` program on PATH, and the kernel itself for what is asked often.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Nft;
 
 impl Nftables for Nft {
     fn apply(&self, script: &str) -> Result<(), Error> {
         run(script).map(|_| ())
+    }
+
+    fn change(&self, changes: &[Elements<'_>]) -> Result<(), Error> {
+        /// More does not fit one message, and is worth a program's start.
+        const MOST: usize = 500;
+        match changes.iter().map(|change| change.elements.len()).sum::<usize>() {
+            ..=MOST => messages::change(changes),
+            _ => self.apply(&changes.iter().map(ToString::to_string).collect::<String>()),
+        }
+    }
+
+    fn has_chain(&self, family: Family, table: &str, chain: &str) -> Result<bool, Error> {
+        messages::has_chain(family, table, chain)
     }
 
     fn list(&self, command: &str) -> Result<String, Error> {

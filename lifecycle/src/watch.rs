@@ -45,8 +45,9 @@ impl<N: Ord + Clone> Present<N> {
                 Vec::new()
             }
             Event::InitApply(object) => {
-                self.listed.insert(name(&object));
-                vec![(name(&object), Some(object))]
+                let name = name(&object);
+                self.listed.insert(name.clone());
+                vec![(name, Some(object))]
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut self.listed);
@@ -54,8 +55,9 @@ impl<N: Ord + Clone> Present<N> {
                 gone.into_iter().filter(|name| !self.names.contains(name)).map(|name| (name, None)).collect()
             }
             Event::Apply(object) => {
-                self.names.insert(name(&object));
-                vec![(name(&object), Some(object))]
+                let name = name(&object);
+                self.names.insert(name.clone());
+                vec![(name, Some(object))]
             }
             Event::Delete(object) => {
                 self.names.remove(&name(&object));

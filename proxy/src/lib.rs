@@ -7,10 +7,13 @@
 pub mod backend;
 mod claims;
 mod config;
+#[cfg(test)]
+mod examples;
 mod health_check;
 pub mod iptables;
 pub mod ipvs;
 mod metrics;
+mod missing;
 pub mod model;
 pub mod nftables;
 mod parameters;

@@ -27,14 +27,20 @@ pub struct Metrics {
     queued: Gauge<f64, AtomicU64>,
     failures: Counter,
     partial_failures: Counter,
-    service_changes: Counter,
-    service_changes_pending: Gauge,
-    endpoint_changes: Counter,
-    endpoint_changes_pending: Gauge,
+    service_changes: Changes,
+    endpoint_changes: Changes,
     ended_flows: Counter,
     no_local_endpoints: Family<Label, Gauge>,
     healthz: Family<Label, Counter>,
     livez: Family<Label, Counter>,
+}
+
+/// Changes of one kind of object.
+#[derive(Debug, Clone, Default)]
+struct Changes {
+    total: Counter,
+    /// Those that wait for the next sync.
+    pending: Gauge,
 }
 
 fn durations() -> Histogram {
@@ -60,10 +66,8 @@ impl Metrics {
             queued: Gauge::default(),
             failures: Counter::default(),
             partial_failures: Counter::default(),
-            service_changes: Counter::default(),
-            service_changes_pending: Gauge::default(),
-            endpoint_changes: Counter::default(),
-            endpoint_changes_pending: Gauge::default(),
+            service_changes: Changes::default(),
+            endpoint_changes: Changes::default(),
             ended_flows: Counter::default(),
             no_local_endpoints: Family::default(),
             healthz: Family::default(),
@@ -131,28 +135,22 @@ impl Metrics {
     }
 
     fn register_changes(&self, registry: &mut Registry) {
-        for (kind, total, pending) in [
-            ("Service", &self.service_changes, &self.service_changes_pending),
-            ("Endpoint", &self.endpoint_changes, &self.endpoint_changes_pending),
-        ] {
+        for (kind, changes) in [("Service", &self.service_changes), ("Endpoint", &self.endpoint_changes)] {
             let name = format!("sync_proxy_rules_{}_changes", kind.to_lowercase());
-            registry.register(&name, format!("Cumulative proxy rules {kind} changes"), total.clone());
+            registry.register(&name, format!("Cumulative proxy rules {kind} changes"), changes.total.clone());
             registry.register(
                 format!("{name}_pending"),
                 format!("Pending proxy rules {kind} changes"),
-                pending.clone(),
+                changes.pending.clone(),
             );
         }
     }
 
     /// A change of a Service or of endpoints that waits for the next sync.
     pub fn changed(&self, is_service: bool) {
-        let (total, pending) = match is_service {
-            true => (&self.service_changes, &self.service_changes_pending),
-            false => (&self.endpoint_changes, &self.endpoint_changes_pending),
-        };
-        total.inc();
-        pending.inc();
+        let changes = if is_service { &self.service_changes } else { &self.endpoint_changes };
+        changes.total.inc();
+        changes.pending.inc();
     }
 
     /// Something waits for the next sync.
@@ -170,8 +168,8 @@ impl Metrics {
         for trigger in triggers {
             self.programming.observe(now.duration_since(*trigger).unwrap_or_default().as_secs_f64());
         }
-        self.service_changes_pending.set(0);
-        self.endpoint_changes_pending.set(0);
+        self.service_changes.pending.set(0);
+        self.endpoint_changes.pending.set(0);
         for (policy, count) in [("internal", report.lacking.inside), ("external", report.lacking.outside)] {
             self.no_local_endpoints
                 .get_or_create(&[("traffic_policy", policy)])

@@ -1,6 +1,7 @@
 //! What the proxy keeps of Services, EndpointSlices and its own Node: only what decides where a packet goes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use api::protocol::Protocol;
 use ipnetwork::IpNetwork;
@@ -8,8 +9,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::ResourceExt;
 
-/// `NAMESPACE/NAME` of a Service.
-pub type Name = Box<str>;
+/// `NAMESPACE/NAME` of a Service or a slice, which many tables have as their key.
+pub type Name = Arc<str>;
 
 /// A Service or a slice with this label belongs to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -140,10 +141,8 @@ impl Service {
         {
             return None;
         }
-        let ips = |list: &Option<Vec<String>>| -> Vec<IpAddr> {
-            list.iter().flatten().filter_map(|text| text.parse().ok()).collect()
-        };
-        let mut cluster_ips = ips(&spec.cluster_ips);
+        let ips = |list: &Option<Vec<String>>| exact(list.iter().flatten().filter_map(|text| text.parse().ok()));
+        let mut cluster_ips: Vec<IpAddr> = ips(&spec.cluster_ips);
         if cluster_ips.is_empty() {
             cluster_ips.extend(spec.cluster_ip.as_ref().and_then(|ip| ip.parse::<IpAddr>().ok()));
         }
@@ -157,6 +156,7 @@ impl Service {
         external_ips.extend(load_balancer_ips.iter().copied());
         external_ips.sort();
         external_ips.dedup();
+        external_ips.shrink_to_fit();
         let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
             let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
             config.and_then(|client| client.timeout_seconds).map_or(AFFINITY_SECONDS, |s| s.unsigned_abs())
@@ -171,7 +171,7 @@ impl Service {
                 .flatten()
                 .filter_map(|text| text.trim().parse().ok())
                 .collect(),
-            ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
+            ports: exact(spec.ports.iter().flatten().filter_map(service_port)),
             affinity,
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -181,6 +181,13 @@ impl Service {
                 .filter(|port| *port != 0 && spec.external_traffic_policy.as_deref() == Some("Local")),
         })
     }
+}
+
+/// A list without room for more: there are thousands of a few values.
+fn exact<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.collect();
+    list.shrink_to_fit();
+    list
 }
 
 fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
@@ -209,7 +216,7 @@ impl Slice {
             })
         });
         let endpoints = object.endpoints.iter().flatten().filter_map(|endpoint| read_endpoint(endpoint, node));
-        Some((name.into(), Self { ports: ports.collect(), endpoints: endpoints.collect() }))
+        Some((name.into(), Self { ports: exact(ports), endpoints: exact(endpoints) }))
     }
 }
 

@@ -158,6 +158,7 @@ pub fn plan<'a>(name: &str, service: &Service, slices: impl Iterator<Item = &'a 
     }
     plan.health = service.health_port.map(|port| HealthCheck { port, ready: ready.len() });
     plan.hairpin = hairpin.into_iter().collect();
+    plan.rules.shrink_to_fit();
     plan
 }
 

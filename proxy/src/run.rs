@@ -23,12 +23,13 @@ use crate::health_check::HealthChecks;
 use crate::iptables::Chains;
 use crate::ipvs::{self, Ports, Servers};
 use crate::metrics::Metrics;
+use crate::missing::{Missing, NODE_PATIENCE};
 use crate::model::{Facts, NodePorts, PodSource};
 use crate::nftables::Tables;
 use crate::parameters;
 use crate::server::{Health, Pages};
 use crate::sync::{Change, Proxier, Step};
-use crate::watch::{self, News, NodeNews, Source};
+use crate::watch::{self, News, NodeNews};
 
 /// Runs the proxy until `stop`. What it wrote stays in the kernel, so that connections go on while it restarts.
 ///
@@ -210,21 +211,25 @@ struct Worker {
 impl Worker {
     /// Returns when the watches have ended, or the model is lost.
     async fn work(&mut self, mut news: mpsc::Receiver<News>) {
-        // Without its Node a proxy that takes over would take the node ports away, which are on the Node's addresses.
-        let mut missing = HashSet::from([Source::Services, Source::Slices, Source::Node]);
+        let mut missing = Missing::new(matches!(self.config.local_mode, LocalMode::NodeCidr));
+        let patience = tokio::time::Instant::now() + NODE_PATIENCE;
         let mut due: Option<tokio::time::Instant> = None;
         let mut last: Option<tokio::time::Instant> = None;
         let mut look = tokio::time::interval(self.config.sync);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         look.tick().await;
         while self.proxier.is_some() {
-            let wake = due.filter(|_| missing.is_empty());
+            let wake = due.filter(|_| !missing.any());
             let dirty = tokio::select! {
                 item = news.recv() => match item {
-                    Some(News::Listed(source)) => missing.remove(&source) && missing.is_empty(),
-                    Some(item) => self.note(item),
+                    Some(item) => missing.note(&item) | self.note(item),
                     None => return,
                 },
+                () = tokio::time::sleep_until(patience), if missing.node() => {
+                    let node = &self.config.node;
+                    tracing::warn!("the Node {node} has no address or no pod range after {NODE_PATIENCE:?}: going on without");
+                    missing.do_without_node()
+                }
                 _ = look.tick() => self.resync().await,
                 () = tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {
                     due = match self.sync().await {
@@ -257,7 +262,7 @@ impl Worker {
                 self.node = *node;
                 return self.look_around();
             }
-            News::Listed(_) => return false,
+            News::ServicesListed | News::SlicesListed => return false,
         };
         self.proxier.as_mut().is_some_and(|proxier| proxier.note(change))
     }

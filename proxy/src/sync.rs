@@ -2,7 +2,7 @@
 //!
 //! A step that fails leaves the state as unknown, and the next one writes the table whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::stale;
 pub enum Change {
     Service(Name, Option<Service>),
     /// Service, name of the slice, content.
-    Slice(Name, Box<str>, Option<Slice>),
+    Slice(Name, Name, Option<Slice>),
     Facts(Facts),
     /// From here on the table is to be looked at or written whole.
     Resync,
@@ -70,7 +70,8 @@ pub struct Report {
 pub struct Proxier {
     facts: Facts,
     services: HashMap<Name, Service>,
-    slices: HashMap<Name, BTreeMap<Box<str>, Slice>>,
+    /// By Service, and by their own names: most have one, for which a tree would be large.
+    slices: HashMap<Name, Vec<(Name, Slice)>>,
     /// What the kernel holds.
     plans: BTreeMap<Name, Plan>,
     /// How many Services need a hairpin for that endpoint.
@@ -117,11 +118,7 @@ impl Proxier {
             }
             Change::Slice(name, slice, content) => {
                 let slices = self.slices.entry(name.clone()).or_default();
-                let changed = slices.get(&slice) != content.as_ref();
-                match content {
-                    Some(content) => drop(slices.insert(slice, content)),
-                    None => drop(slices.remove(&slice)),
-                }
+                let changed = put(slices, slice, content);
                 if slices.is_empty() {
                     self.slices.remove(&name);
                 }
@@ -158,7 +155,7 @@ impl Proxier {
 
     fn plan_of(&self, name: &Name) -> Option<Plan> {
         let service = self.services.get(name)?;
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(name).into_iter().flatten().map(|(_, slice)| slice);
         let mut new = plan(name, service, slices, &self.facts);
         if let Some(old) = self.plans.get(name) {
             settle(old, &mut new);
@@ -214,7 +211,12 @@ impl Proxier {
             reconciled: forget(&mut self.conntrack, &after, &before, &self.facts),
         };
         let services = changes.len();
-        self.hairpin = counts;
+        for (ip, count) in counts {
+            match count {
+                0 => drop(self.hairpin.remove(&ip)),
+                count => drop(self.hairpin.insert(ip, count)),
+            }
+        }
         self.claims.apply(claimed);
         for (name, plan) in new {
             match plan.as_ref().and_then(|plan| plan.health) {
@@ -244,7 +246,29 @@ impl Proxier {
     }
 }
 
-/// The counts after the changes, and which addresses are gone and new with them.
+/// Replaces one slice, or takes it out. `false` where that changes nothing.
+fn put(slices: &mut Vec<(Name, Slice)>, name: Name, content: Option<Slice>) -> bool {
+    let place = slices.binary_search_by(|(other, _)| other.cmp(&name));
+    match (place, content) {
+        (Ok(at), Some(content)) => {
+            let changed = slices[at].1 != content;
+            slices[at].1 = content;
+            changed
+        }
+        (Ok(at), None) => {
+            slices.remove(at);
+            true
+        }
+        (Err(at), Some(content)) => {
+            slices.reserve_exact(1);
+            slices.insert(at, (name, content));
+            true
+        }
+        (Err(_), None) => false,
+    }
+}
+
+/// The new counts of what the changes touch, and which addresses are gone and new with them.
 fn count_hairpin(
     counts: &BTreeMap<IpAddr, usize>,
     changes: &[backend::Change<'_>],
@@ -254,24 +278,18 @@ fn count_hairpin(
         before.iter().flat_map(|plan| &plan.hairpin).for_each(|ip| *touched.entry(*ip).or_default() -= 1);
         after.iter().flat_map(|plan| &plan.hairpin).for_each(|ip| *touched.entry(*ip).or_default() += 1);
     }
-    let mut counts = counts.clone();
-    let (mut gone, mut come) = (BTreeSet::new(), BTreeSet::new());
-    for (ip, by) in touched {
+    let mut hairpin = Hairpin::default();
+    let count = |(ip, by): (IpAddr, isize)| {
         let before = counts.get(&ip).copied().unwrap_or(0);
         let after = before.saturating_add_signed(by);
         match (before, after) {
-            (0, 0) => {}
-            (0, _) => drop(come.insert(ip)),
-            (_, 0) => drop(gone.insert(ip)),
+            (0, 1..) => drop(hairpin.come.insert(ip)),
+            (1.., 0) => drop(hairpin.gone.insert(ip)),
             _ => {}
         }
-        if after == 0 {
-            counts.remove(&ip)
-        } else {
-            counts.insert(ip, after)
-        };
-    }
-    (counts, Hairpin { gone, come })
+        (ip, after)
+    };
+    (touched.into_iter().map(count).collect(), hairpin)
 }
 
 /// UDP has no end that the kernel sees: flows to what is no endpoint any more are ended here.
@@ -310,7 +328,8 @@ mod tests {
     use kernel::nftables::{self, Fake, Nftables};
 
     use super::*;
-    use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
+    use crate::examples::{service, slice};
+    use crate::model::Protocol;
     use crate::nftables::Tables;
 
     /// A fake that the test keeps a hand on.
@@ -322,25 +341,6 @@ mod tests {
         fn list(&self, command: &str) -> Result<String, nftables::Error> {
             self.0.list(command)
         }
-    }
-
-    fn service(ip: &str) -> Service {
-        let port = ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
-        Service { cluster_ips: vec![ip.parse().unwrap()], ports: vec![port], ..Service::default() }
-    }
-
-    fn slice(ips: &[&str]) -> Slice {
-        let endpoint = |ip: &&str| Endpoint {
-            ip: ip.parse().unwrap(),
-            ready: true,
-            serving: true,
-            terminating: false,
-            local: *ip == "10.0.0.1",
-            zones: None,
-            nodes: None,
-        };
-        let ports = vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }];
-        Slice { ports, endpoints: ips.iter().map(endpoint).collect() }
     }
 
     fn last(fake: &Fake) -> Vec<String> {

@@ -23,16 +23,10 @@ const NOT_HEADLESS: &str = "!service.kubernetes.io/headless,!service.kubernetes.
 #[derive(Debug)]
 pub enum News {
     Change(Change, Option<SystemTime>),
-    /// The first list of this watch is complete.
-    Listed(Source),
+    /// A list is complete.
+    ServicesListed,
+    SlicesListed,
     Node(Box<NodeNews>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    Services,
-    Slices,
-    Node,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -51,7 +45,7 @@ pub async fn services(client: Client, news: Sender<News>) {
     let config = watcher::Config::default().labels(NOT_HEADLESS).streaming_lists();
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
     while let Some(event) = next("Services", &mut events).await {
-        let listed = listed(&event, Source::Services);
+        let listed = matches!(event, Event::InitDone).then_some(News::ServicesListed);
         let changes = present.take(event, qualified).into_iter().map(|(name, object)| {
             let service = object.and_then(|object| Service::read(&object));
             News::Change(Change::Service(name, service), None)
@@ -74,7 +68,7 @@ pub async fn slices(client: Client, node: String, news: Sender<News>) {
             Event::Apply(object) => object.annotations().get(TRIGGER).and_then(|text| parse_time(text)),
             _ => None,
         };
-        let listed = listed(&event, Source::Slices);
+        let listed = matches!(event, Event::InitDone).then_some(News::SlicesListed);
         let changes = present.take(event, qualified).into_iter().flat_map(|(name, object)| {
             let read = object.and_then(|object| Slice::read(&object, &node));
             owned(&mut owners, name, read).into_iter().map(|change| News::Change(change, trigger)).collect::<Vec<_>>()
@@ -104,10 +98,7 @@ pub async fn node(client: Client, node: String, news: Sender<News>) {
     while let Some(event) = next("the Node", &mut events).await {
         let object = match event {
             Event::Apply(object) | Event::InitApply(object) => object,
-            // Whether it was there or not.
-            Event::InitDone if news.send(News::Listed(Source::Node)).await.is_ok() => continue,
-            Event::InitDone => return,
-            Event::Init | Event::Delete(_) => continue,
+            Event::Init | Event::InitDone | Event::Delete(_) => continue,
         };
         let (ips, zone, pod_cidrs) = read_node(&object);
         let taints = object.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
@@ -117,11 +108,6 @@ pub async fn node(client: Client, node: String, news: Sender<News>) {
             return;
         }
     }
-}
-
-/// That a list is complete, where it is by this event.
-fn listed<K>(event: &Event<K>, source: Source) -> Option<News> {
-    matches!(event, Event::InitDone).then_some(News::Listed(source))
 }
 
 /// Whether there still is a receiver.

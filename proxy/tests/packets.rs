@@ -15,7 +15,7 @@ use kernel::nftables::{Nft, Nftables};
 use kernel::{conntrack, sysctl};
 use proxy::backend::Backend;
 use proxy::iptables::Chains;
-use proxy::model::{Endpoint, Facts, NodePorts, PodSource, Protocol, Service, ServicePort, Slice, SlicePort};
+use proxy::model::{Endpoint, Facts, Name, NodePorts, PodSource, Protocol, Service, ServicePort, Slice, SlicePort};
 use proxy::nftables::Tables;
 use proxy::sync::{Change, Proxier, Step};
 
@@ -402,7 +402,7 @@ fn localhost_node_ports_stay_closed_to_neighbours() {
 #[test]
 fn ten_thousand_services() {
     let Some(mut bed) = Bed::new("10 000 services", Mode::Nftables) else { return };
-    let name = |n: usize| format!("a/s{n}").into_boxed_str();
+    let name = |n: usize| Name::from(format!("a/s{n}"));
     let own = |n: usize| {
         let port = ServicePort { name: "web".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
         Service {

@@ -4,7 +4,7 @@ use netlink_packet_core::Emitable;
 
 /// A message body under construction.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Body(Vec<u8>);
+pub(crate) struct Body(Vec<u8>);
 
 impl Body {
     /// `header` is the family's own structure, a multiple of four bytes.

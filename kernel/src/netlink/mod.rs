@@ -4,7 +4,7 @@
 //! real one, bound to the namespace in which it was opened; [`fake::Fake`] holds the same state in memory.
 
 mod answers;
-mod attributes;
+pub(crate) mod attributes;
 mod detection;
 pub mod fake;
 mod fib;

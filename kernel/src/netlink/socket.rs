@@ -23,6 +23,13 @@ pub(crate) struct Socket {
     buffer: Vec<u8>,
 }
 
+/// One message of a batch.
+pub(crate) struct Message<B> {
+    pub kind: u16,
+    pub flags: u16,
+    pub body: B,
+}
+
 /// What one datagram's message means to the request that waits.
 pub(super) enum Answer {
     Part(Vec<u8>),
@@ -58,11 +65,41 @@ impl Socket {
         Err(io::Error::new(io::ErrorKind::Interrupted, "the table kept changing while it was read"))
     }
 
+    /// Sends a batch of nfnetlink, from its beginning to its end: the kernel takes all of it or nothing, before the call that
+    /// sends it returns. An error comes with the place of the message that was refused.
+    pub(crate) fn batch(&mut self, messages: &[Message<impl Emitable>]) -> Result<(), (usize, io::Error)> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for (at, message) in messages.iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            // One answer is enough to know that there is one; refusals come without being asked for.
+            let acknowledged = if at + 2 == messages.len() { NLM_F_ACK } else { 0 };
+            self.put(&mut bytes, message.kind, NLM_F_REQUEST | acknowledged | message.flags, &message.body);
+        }
+        let untold = |error| (0, error);
+        self.transmit(&bytes).map_err(untold)?;
+        let mut answered = false;
+        loop {
+            match self.receive(libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && answered => return Ok(()),
+                done => done.map_err(untold)?,
+            }
+            let mut rest = &self.buffer[..];
+            while rest.len() >= HEADER {
+                let (header, payload, next) = split(rest).map_err(untold)?;
+                rest = next;
+                let at = header.sequence_number.wrapping_sub(first) as usize;
+                answer(&header, payload).map_err(|error| (at, error))?;
+                answered = true;
+            }
+        }
+    }
+
     fn exchange(&mut self, kind: u16, flags: u16, body: &impl Emitable) -> io::Result<(Vec<Vec<u8>>, bool)> {
         self.send(kind, flags | NLM_F_REQUEST, body)?;
         let (mut parts, mut interrupted) = (Vec::new(), false);
         loop {
-            self.receive()?;
+            self.receive(0)?;
             let datagram = std::mem::take(&mut self.buffer);
             let mut rest = &datagram[..];
             let mut ended = Ok(false);
@@ -88,28 +125,38 @@ impl Socket {
 
     fn send(&mut self, kind: u16, flags: u16, body: &impl Emitable) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = HEADER + body.buffer_len();
-        let mut bytes = vec![0; length];
+        let mut bytes = Vec::new();
+        self.put(&mut bytes, kind, flags, body);
+        self.transmit(&bytes)
+    }
+
+    /// Appends a message with the present number.
+    fn put(&self, bytes: &mut Vec<u8>, kind: u16, flags: u16, body: &impl Emitable) {
+        let (begin, length) = (bytes.len(), HEADER + body.buffer_len());
+        bytes.resize(begin + length.next_multiple_of(4), 0);
         let mut header = NetlinkHeader::default();
         header.length = length as u32;
         header.message_type = kind;
         header.flags = flags;
         header.sequence_number = self.sequence;
-        header.emit(&mut bytes);
-        body.emit(&mut bytes[HEADER..]);
+        header.emit(&mut bytes[begin..]);
+        body.emit(&mut bytes[begin + HEADER..begin + length]);
+    }
+
+    fn transmit(&self, bytes: &[u8]) -> io::Result<()> {
         loop {
-            match self.raw.send(&bytes, 0) {
+            match self.raw.send(bytes, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => return done.map(|_| ()),
             }
         }
     }
 
-    fn receive(&mut self) -> io::Result<()> {
+    fn receive(&mut self, flags: i32) -> io::Result<()> {
         loop {
             self.buffer.clear();
             self.buffer.reserve(BUFFER);
-            match self.raw.recv(&mut self.buffer, libc::MSG_TRUNC) {
+            match self.raw.recv(&mut self.buffer, libc::MSG_TRUNC | flags) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
                 Ok(size) if size > self.buffer.len() => {

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use kernel::iptables::Fake;
 
 use super::*;
-use crate::model::{Endpoint, PodSource, Protocol, Service, ServicePort, Slice, SlicePort};
+use crate::examples::{service, slice};
+use crate::model::PodSource;
 use crate::sync::{Change, Proxier, Step};
 
 /// A fake that the test keeps a hand on.
@@ -19,25 +20,6 @@ impl Iptables for Hand {
     fn chain(&self, family: iptables::Family, table: &str, chain: &str) -> Result<String, iptables::Error> {
         self.0.chain(family, table, chain)
     }
-}
-
-fn service(ip: &str) -> Service {
-    let port = ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
-    Service { cluster_ips: vec![ip.parse().unwrap()], ports: vec![port], ..Service::default() }
-}
-
-fn slice(ips: &[&str]) -> Slice {
-    let endpoint = |ip: &&str| Endpoint {
-        ip: ip.parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        local: *ip == "10.0.0.1",
-        zones: None,
-        nodes: None,
-    };
-    let ports = vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }];
-    Slice { ports, endpoints: ips.iter().map(endpoint).collect() }
 }
 
 fn facts() -> Facts {

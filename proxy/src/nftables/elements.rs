@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use kernel::nftables::{Key, Part, Value};
+
 use super::base::not_pod;
 use super::{Family, MARK};
 use crate::model::{Facts, Protocol};
 use crate::plan::{Action, From, Front, Masquerade, Plan, Rule};
 
 /// Where the indices of the pool for packets from outside begin.
-const OUTSIDE_OFFSET: usize = 65_536;
+const OUTSIDE_OFFSET: u32 = 65_536;
 
 /// What one Service has in the table of one family.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Parts {
-    /// (map, key) to value; a set's value is empty.
-    pub elements: BTreeMap<(&'static str, String), String>,
+    /// (map, key) to value; a set's have none.
+    pub elements: BTreeMap<(&'static str, Key), Option<Value>>,
     /// Chains for pool sizes, which Services share.
     pub chains: BTreeMap<String, Vec<String>>,
     /// Chains of this Service alone.
@@ -37,7 +39,7 @@ impl Parts {
 pub fn parts(plan: &Plan, family: Family, facts: &Facts) -> Parts {
     let mut parts = Parts::default();
     for ip in plan.cluster_ips.iter().filter(|ip| family.has(**ip)) {
-        parts.elements.insert(("cluster-ips", ip.to_string()), String::new());
+        parts.elements.insert(("cluster-ips", [Part::Address(*ip)].into()), None);
     }
     for rule in plan.rules.iter().filter(|rule| rule.front.is_ipv4() == (family == Family::V4)) {
         add_rule(&mut parts, rule, family, facts);
@@ -51,22 +53,28 @@ pub fn parts(plan: &Plan, family: Family, facts: &Facts) -> Parts {
         let mut body: Vec<String> =
             allowed.iter().map(|range| format!("{} saddr {range} return", family.name())).collect();
         body.push("drop".into());
-        parts.elements.insert(("guarded", key), format!("goto {chain}"));
+        parts.elements.insert(("guarded", key), goto(&chain));
         parts.owned.insert(chain, body);
     }
     parts
 }
 
-fn key(front: Front, protocol: Protocol) -> String {
+fn key(front: Front, protocol: Protocol) -> Key {
+    let protocol = Part::Protocol(protocol.number());
     match front {
-        Front::Vip(ip, port) => format!("{ip} . {} . {port}", protocol.name()),
-        Front::NodePort { port, .. } => format!("{} . {port}", protocol.name()),
+        Front::Vip(ip, port) => [Part::Address(ip), protocol, Part::Port(port)].into(),
+        Front::NodePort { port, .. } => [protocol, Part::Port(port)].into(),
     }
 }
 
+fn goto(chain: &str) -> Option<Value> {
+    Some(Value::Goto(chain.into()))
+}
+
 /// A front as part of a chain's name.
-fn word(key: &str) -> String {
-    key.replace([' ', '.', ':'], "-")
+fn word(key: &[Part]) -> String {
+    let words: Vec<String> = key.iter().map(|part| part.to_string().replace(['.', ':'], "-")).collect();
+    words.join("-")
 }
 
 fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
@@ -83,26 +91,29 @@ fn add_rule(parts: &mut Parts, rule: &Rule, family: Family, facts: &Facts) {
             let chain = format!("affinity-{}", word(&key)) + if outside { "-outside" } else { "" };
             let (body, sets) = affinity_chain(pool, (rule, *seconds), mark(*masquerade, family, facts), family);
             parts.sets.extend(sets);
-            parts.elements.insert((services, key), format!("goto {chain}"));
+            parts.elements.insert((services, key), goto(&chain));
             parts.owned.insert(chain, body);
         }
         Action::Balance { endpoints: pool, masquerade, affinity: None, .. } => {
             let (name, body) = pool_chain(rule, pool.len(), mark(*masquerade, family, facts), family);
-            parts.elements.insert((services, key.clone()), format!("goto {name}"));
+            parts.elements.insert((services, key), goto(&name));
             parts.chains.insert(name, body);
-            let offset = if outside { OUTSIDE_OFFSET } else { 0 };
-            let (endpoints, place) = pool_place(rule.front, rule.protocol);
-            for (index, target) in pool.iter().enumerate() {
-                let target = format!("{} . {}", target.ip(), target.port());
-                parts.elements.insert((endpoints, format!("{place} . {}", index + offset)), target);
+            let endpoints = pool_map(rule.front, rule.protocol);
+            for (index, target) in (if outside { OUTSIDE_OFFSET } else { 0 }..).zip(pool.iter()) {
+                let place = match rule.front {
+                    Front::Vip(ip, port) => [Part::Address(ip), Part::Port(port), Part::Number(index)].into(),
+                    Front::NodePort { port, .. } => [Part::Port(port), Part::Number(index)].into(),
+                };
+                let target = [Part::Address(target.ip()), Part::Port(target.port())];
+                parts.elements.insert((endpoints, place), Some(Value::Parts(target.into())));
             }
         }
         refusal => {
-            let verdict = if *refusal == Action::Reject { "goto deny" } else { "drop" };
-            parts.elements.insert((refused, key.clone()), verdict.into());
+            let verdict = if *refusal == Action::Reject { goto("deny") } else { Some(Value::Drop) };
+            parts.elements.insert((refused, key.clone()), verdict);
             if outside {
                 // Ends the translation before the rule for anyone is asked; the packet then meets the refusal.
-                parts.elements.insert((services, key), "accept".into());
+                parts.elements.insert((services, key), Some(Value::Accept));
             }
         }
     }
@@ -118,23 +129,23 @@ fn mark(masquerade: Masquerade, family: Family, facts: &Facts) -> (&'static str,
     }
 }
 
-/// The map that holds a front's endpoints, and the front's part of their keys.
-fn pool_place(front: Front, protocol: Protocol) -> (&'static str, String) {
-    let maps = match protocol {
+/// The map that holds a front's endpoints.
+fn pool_map(front: Front, protocol: Protocol) -> &'static str {
+    let [vip, node] = match protocol {
         Protocol::Tcp => ["endpoints-tcp", "node-endpoints-tcp"],
         Protocol::Udp => ["endpoints-udp", "node-endpoints-udp"],
         Protocol::Sctp => ["endpoints-sctp", "node-endpoints-sctp"],
     };
     match front {
-        Front::Vip(ip, port) => (maps[0], format!("{ip} . {port}")),
-        Front::NodePort { port, .. } => (maps[1], port.to_string()),
+        Front::Vip(..) => vip,
+        Front::NodePort { .. } => node,
     }
 }
 
 /// The chain for pools of that size, shared by all rules of that kind.
 fn pool_chain(rule: &Rule, size: usize, mark: (&str, Option<String>), family: Family) -> (String, Vec<String>) {
     let protocol = rule.protocol.name();
-    let (map, _) = pool_place(rule.front, rule.protocol);
+    let map = pool_map(rule.front, rule.protocol);
     let (front, lookup) = match rule.front {
         Front::Vip(..) => ("vip", format!("{} daddr . {protocol} dport", family.name())),
         Front::NodePort { .. } => ("node", format!("{protocol} dport")),

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 pub use base::TABLE;
 use base::{base, remove};
 use elements::{Parts, parts};
-use kernel::nftables::Nftables;
+use kernel::nftables::{Element, Elements, Family as Rules, Key, Nftables, Part, Value, Verb};
 
 use crate::backend::{Backend, Change, Error, Family, Hairpin};
 use crate::model::{Facts, Name};
@@ -57,7 +57,7 @@ impl Tables {
     }
 
     fn has(&self, family: Family) -> bool {
-        self.nft.list(&format!("list chain {} {TABLE} balance", family.name())).is_ok()
+        self.nft.has_chain(rules(family), TABLE, "balance").unwrap_or(false)
     }
 }
 
@@ -75,9 +75,13 @@ impl Backend for Tables {
     }
 
     fn change(&mut self, facts: &Facts, changes: &[Change<'_>], hairpin: &Hairpin) -> Result<(), Error> {
-        let script = transaction(changes, hairpin, (facts, &Family::of(facts)), &mut self.chains);
-        if !script.is_empty() {
-            self.nft.apply(&script)?;
+        let Transaction { before, elements, after } =
+            transaction(changes, hairpin, (facts, &Family::of(facts)), &mut self.chains);
+        let text = || elements.iter().map(ToString::to_string).collect::<String>();
+        match (before.is_empty() && after.is_empty(), elements.is_empty()) {
+            (true, true) => {}
+            (true, false) => self.nft.change(&elements)?,
+            (false, _) => self.nft.apply(&(before + &text() + &after))?,
         }
         Ok(())
     }
@@ -110,7 +114,7 @@ fn whole<'a>(
     let mut chains = Chains::new();
     for family in families.iter().copied() {
         script.push_str(&base(facts, family));
-        let mut maps: BTreeMap<&'static str, BTreeMap<String, String>> = BTreeMap::new();
+        let mut maps: BTreeMap<&'static str, BTreeMap<Key, Option<Value>>> = BTreeMap::new();
         let mut owned = String::new();
         for plan in plans.clone() {
             let parts = parts(plan, family, facts);
@@ -133,13 +137,23 @@ fn whole<'a>(
             }
         }
         script.push_str(&owned);
-        let own = hairpin.iter().filter(|ip| family.has(**ip)).map(|ip| (format!("{ip} . {ip}"), String::new()));
+        let own = hairpin.iter().filter(|ip| family.has(**ip)).map(|ip| (to_itself(*ip), None));
         maps.entry("hairpin").or_default().extend(own);
-        for (map, elements) in &maps {
-            write_elements(&mut script, "add", family, map, elements.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        for (set, elements) in maps.into_iter().filter(|(_, elements)| !elements.is_empty()) {
+            let _ = write!(script, "{}", in_table(Verb::Add, family, set, elements.into_iter().collect()));
         }
     }
     (script, chains)
+}
+
+/// What leads from some plans to others, in this order. Most of the time it is elements alone.
+#[derive(Debug, Default)]
+struct Transaction {
+    /// Chains and sets that come.
+    before: String,
+    elements: Vec<Elements<'static>>,
+    /// Chains and sets that go.
+    after: String,
 }
 
 /// What leads from the old plans of some Services to their new ones. `chains` is brought up to date.
@@ -148,8 +162,8 @@ fn transaction(
     hairpin: &Hairpin,
     (facts, families): (&Facts, &[Family]),
     chains: &mut Chains,
-) -> String {
-    let mut script = String::new();
+) -> Transaction {
+    let mut transaction = Transaction::default();
     for family in families.iter().copied() {
         let (mut old, mut new) = (Parts::default(), Parts::default());
         let mut used: BTreeMap<String, isize> = BTreeMap::new();
@@ -162,62 +176,69 @@ fn transaction(
         }
         for (set, ips) in [(&mut old, &hairpin.gone), (&mut new, &hairpin.come)] {
             let own = ips.iter().filter(|ip| family.has(**ip));
-            set.elements.extend(own.map(|ip| (("hairpin", format!("{ip} . {ip}")), String::new())));
+            set.elements.extend(own.map(|ip| (("hairpin", to_itself(*ip)), None)));
         }
         for (name, body) in &new.chains {
             if !chains.contains_key(&(family, name.clone())) {
-                write_chain(&mut script, family, name, body);
+                write_chain(&mut transaction.before, family, name, body);
             }
         }
-        difference(&mut script, family, &old, &new);
+        difference(&mut transaction, family, &old, &new);
         for (name, by) in used {
             let users = chains.entry((family, name.clone())).or_default();
             *users = users.saturating_add_signed(by);
             if *users == 0 {
-                delete_chain(&mut script, family, &name);
+                delete_chain(&mut transaction.after, family, &name);
                 chains.remove(&(family, name));
             }
         }
     }
-    script
+    transaction
 }
 
-fn difference(script: &mut String, family: Family, old: &Parts, new: &Parts) {
+fn difference(transaction: &mut Transaction, family: Family, old: &Parts, new: &Parts) {
     for (name, seconds) in &new.sets {
         if old.sets.get(name) != Some(seconds) {
-            write_set(script, family, name, *seconds);
+            write_set(&mut transaction.before, family, name, *seconds);
         }
     }
     for (name, body) in &new.owned {
         if old.owned.get(name) != Some(body) {
-            write_chain(script, family, name, body);
+            write_chain(&mut transaction.before, family, name, body);
         }
     }
     // Deleted before added, so that a key can change its value in one transaction.
-    let mut gone: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut added: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
-    for ((map, key), value) in &old.elements {
-        if new.elements.get(&(*map, key.clone())) != Some(value) {
-            gone.entry(map).or_default().push(key);
+    for (verb, from, to) in [(Verb::Delete, old, new), (Verb::Add, new, old)] {
+        let mut differing: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+        for ((set, key), value) in from.elements.iter().filter(|(place, value)| to.elements.get(*place) != Some(*value))
+        {
+            differing.entry(set).or_default().push((key.clone(), value.clone()));
         }
+        let changes = differing.into_iter().map(|(set, elements)| in_table(verb, family, set, elements));
+        transaction.elements.extend(changes);
     }
-    for ((map, key), value) in &new.elements {
-        if old.elements.get(&(*map, key.clone())) != Some(value) {
-            added.entry(map).or_default().push((key, value));
-        }
-    }
-    for (map, gone) in &gone {
-        write_elements(script, "delete", family, map, gone.iter().map(|key| (*key, "")));
-    }
-    for (map, added) in &added {
-        write_elements(script, "add", family, map, added.iter().copied());
-    }
-    let f = family.name();
+    let after = &mut transaction.after;
     for name in old.owned.keys().filter(|name| !new.owned.contains_key(*name)) {
-        delete_chain(script, family, name);
+        delete_chain(after, family, name);
     }
     for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
-        let _ = writeln!(script, "delete set {f} {TABLE} {name}");
+        let _ = writeln!(after, "delete set {} {TABLE} {name}", family.name());
+    }
+}
+
+/// The key of packets from an endpoint to itself.
+fn to_itself(ip: IpAddr) -> Key {
+    [Part::Address(ip), Part::Address(ip)].into()
+}
+
+fn in_table(verb: Verb, family: Family, set: &'static str, elements: Vec<Element>) -> Elements<'static> {
+    Elements { verb, family: rules(family), table: TABLE, set, elements }
+}
+
+fn rules(family: Family) -> Rules {
+    match family {
+        Family::V4 => Rules::Ip,
+        Family::V6 => Rules::Ip6,
     }
 }
 
@@ -234,30 +255,9 @@ fn delete_chain(script: &mut String, family: Family, name: &str) {
     let _ = writeln!(script, "flush chain {f} {TABLE} {name}\ndelete chain {f} {TABLE} {name}");
 }
 
+/// Without a size: the kernel limits it to 65535 clients all the same, and would make room for so many at once, 1 MiB a set.
 fn write_set(script: &mut String, family: Family, name: &str, seconds: u32) {
     let (f, address) = (family.name(), family.address());
-    let _ = writeln!(
-        script,
-        "add set {f} {TABLE} {name} {{ type {address}; size 65535; flags dynamic,timeout; timeout {seconds}s; }}"
-    );
-}
-
-fn write_elements<'a>(
-    script: &mut String,
-    verb: &str,
-    family: Family,
-    map: &str,
-    elements: impl Iterator<Item = (&'a str, &'a str)>,
-) {
-    let mut elements = elements.peekable();
-    if elements.peek().is_none() {
-        return;
-    }
-    let _ = write!(script, "{verb} element {} {TABLE} {map} {{ ", family.name());
-    for (at, (key, value)) in elements.enumerate() {
-        let comma = if at > 0 { ", " } else { "" };
-        let colon = if value.is_empty() { "" } else { " : " };
-        let _ = write!(script, "{comma}{key}{colon}{value}");
-    }
-    script.push_str(" }\n");
+    let _ =
+        writeln!(script, "add set {f} {TABLE} {name} {{ type {address}; flags dynamic,timeout; timeout {seconds}s; }}");
 }

@@ -88,6 +88,9 @@ pub(super) fn fill_in(
     taken: &dyn Fn(&str) -> bool,
     random: u64,
 ) -> Result<(), Status> {
+    if !families::refused(&ranges.families(), service).is_empty() {
+        return Ok(()); // its validation says so
+    }
     let name = api::meta::name(service).to_owned();
     let full =
         |what: &str| Status::internal(format!("failed to allocate a {what} for Service {name:?}: range is full"));
@@ -101,7 +104,7 @@ pub(super) fn fill_in(
     Ok(())
 }
 
-/// One of each family that the service has none of. A family that the cluster has not is refused later.
+/// One of each family that the service has none of.
 fn fill_addresses(
     ranges: &ServiceRanges,
     service: &mut Value,

@@ -44,11 +44,20 @@ pub(super) fn settle(cluster: &[&str], service: &mut Value, old: Option<&Value>)
         return;
     }
     let free = is_free(service);
-    let released = old.is_some_and(|old| is_reduced(service, old, "ipFamilies"));
+    let is_less = old.is_some_and(|old| is_reduced(service, old, "ipFamilies"));
     let before = old.map(policy).filter(|policy| !policy.is_empty()).map(str::to_owned);
     let Some(spec) = child(service, "spec") else { return };
     if unset(spec, "ipFamilyPolicy") {
         put(spec, "ipFamilyPolicy", before.unwrap_or_else(|| if free { "RequireDualStack" } else { SINGLE }.into()));
+    }
+    if !related(service).is_empty() {
+        return; // it is refused as the client wrote it
+    }
+    if old.is_some_and(|old| released(service, old).is_some()) {
+        // Refused; and no other address takes the place of the one that was released.
+        let places = list(service, "/spec/clusterIPs").len();
+        let families = service.pointer_mut("/spec/ipFamilies").and_then(Value::as_array_mut);
+        return families.into_iter().for_each(|families| families.truncate(places));
     }
     if let Some(old) = old.filter(|_| policy(service) == SINGLE) {
         let kept = ["clusterIPs", "ipFamilies"].map(|field| (field, same(service, old, field)));
@@ -58,9 +67,15 @@ pub(super) fn settle(cluster: &[&str], service: &mut Value, old: Option<&Value>)
         }
     }
     let mut families: Vec<Value> = list(service, "/spec/ipFamilies").to_vec();
-    let addresses = list(service, "/spec/clusterIPs").iter().filter_map(Value::as_str).filter(|a| *a != "None");
-    if !released {
-        families.extend(addresses.skip(families.len()).map(|address| of_address(address).into()));
+    let addresses: Vec<&str> = addresses(service).collect();
+    if addresses.len() > 1 && policy(service) == SINGLE {
+        return; // refused, for the addresses alone
+    }
+    if !is_less {
+        families.extend(addresses.iter().skip(families.len()).map(|address| of_address(address).into()));
+    }
+    if families.len() <= addresses.len() && families.iter().any(|family| !cluster.iter().any(|known| family == known)) {
+        return; // refused, too: by the address, where the family is no client's word
     }
     if families.is_empty() {
         families.extend(cluster.first().map(|family| Value::from(*family)));
@@ -68,7 +83,7 @@ pub(super) fn settle(cluster: &[&str], service: &mut Value, old: Option<&Value>)
     let has_both = free || cluster.len() == 2;
     if let [only] = &families[..]
         && has_both
-        && !released
+        && !is_less
         && policy(service) != SINGLE
     {
         families.push(other(only.as_str().unwrap_or_default()).into());
@@ -85,46 +100,38 @@ fn prefers_the_same(new: &Value, old: &Value) -> bool {
     same_type && prefers(new) && prefers(old) && same(new, old, "clusterIPs") && same(new, old, "ipFamilies")
 }
 
-/// What is wrong with policy, families and addresses, and between them.
-pub(super) fn validate(cluster: &[&str], service: &Value) -> Vec<FieldError> {
+fn addresses(service: &Value) -> impl Iterator<Item = &str> {
+    list(service, "/spec/clusterIPs").iter().filter_map(Value::as_str).filter(|address| *address != "None")
+}
+
+/// What is wrong with addresses, families and policy in any cluster, in upstream's words and order
+/// (`ValidateServiceClusterIPsRelatedFields`).
+fn related(service: &Value) -> Vec<FieldError> {
     if !has_cluster_ip(service) {
         return Vec::new();
     }
-    let (addresses, families) = (list(service, "/spec/clusterIPs"), list(service, "/spec/ipFamilies"));
-    let mut errors = Vec::from_iter(check::one_of("spec.ipFamilyPolicy", policy(service), POLICIES));
+    let mut errors = Vec::from_iter(twins(service));
+    let families = list(service, "/spec/ipFamilies");
     for (i, family) in families.iter().filter_map(Value::as_str).enumerate() {
         let field = format!("spec.ipFamilies[{i}]");
+        errors.extend(check::one_of(field.as_str(), family, FAMILIES));
         if families[..i].iter().any(|before| before == family) {
-            errors.push(FieldError::duplicate(field.as_str(), family));
-        }
-        let known = check::one_of(field.as_str(), family, FAMILIES);
-        let is_known = known.is_none();
-        errors.extend(known);
-        if is_known && !is_free(service) && !cluster.contains(&family) {
-            errors.push(FieldError::invalid(field, family, "not configured on this cluster"));
+            errors.push(FieldError::duplicate(field, family));
         }
     }
-    let told = |why: &str| FieldError::invalid("spec.ipFamilyPolicy", policy(service), why);
-    if policy(service) == SINGLE && addresses.len() == 2 {
-        errors.push(told("must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"));
-    }
-    if policy(service) == SINGLE && families.len() == 2 {
-        errors.push(told("must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"));
-    }
-    if policy(service) == "RequireDualStack" && cluster.len() < 2 && !is_free(service) {
-        errors.push(told("this cluster is not configured for dual-stack services"));
-    }
-    errors.extend(matching(addresses, families));
-    errors
-}
-
-fn matching(addresses: &[Value], families: &[Value]) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let invalid = |why: &str| FieldError::invalid("spec.clusterIPs", json!(addresses), why);
-    if addresses.len() > 2 {
+    errors.extend(check::one_of("spec.ipFamilyPolicy", policy(service), POLICIES));
+    let wrong = wrong_addresses(service);
+    let is_wrong = !wrong.is_empty();
+    errors.extend(wrong);
+    let given = list(service, "/spec/clusterIPs");
+    let invalid = |why: &str| FieldError::invalid("spec.clusterIPs", json!(given), why);
+    if given.len() > 2 {
         errors.push(invalid("may only hold up to 2 values"));
     }
-    let texts: Vec<&str> = addresses.iter().filter_map(Value::as_str).filter(|address| *address != "None").collect();
+    if is_wrong {
+        return errors;
+    }
+    let texts: Vec<&str> = addresses(service).collect();
     if texts.len() > 1 && texts.iter().all(|address| of_address(address) == of_address(texts[0])) {
         errors.push(invalid("may specify no more than one IP for each IP family"));
     }
@@ -137,17 +144,93 @@ fn matching(addresses: &[Value], families: &[Value]) -> Vec<FieldError> {
     errors
 }
 
+/// `clusterIP` is the first of `clusterIPs`.
+fn twins(service: &Value) -> Option<FieldError> {
+    let (single, plural) = (text(service, "/spec/clusterIP"), list(service, "/spec/clusterIPs"));
+    let invalid = |why: &str| Some(FieldError::invalid("spec.clusterIPs", json!(plural), why));
+    match (single, plural.first()) {
+        ("", Some(_)) => invalid("must be empty when `clusterIP` is not specified"),
+        ("", None) => None,
+        (_, None) => Some(FieldError::required("spec.clusterIPs", "")),
+        (single, Some(first)) if first != single => invalid("first value must match `clusterIP`"),
+        _ => None,
+    }
+}
+
+fn wrong_addresses(service: &Value) -> Vec<FieldError> {
+    let given = list(service, "/spec/clusterIPs");
+    let mut errors = Vec::new();
+    for (i, address) in given.iter().filter_map(Value::as_str).enumerate() {
+        match address {
+            "None" if i == 0 && given.len() == 1 => {}
+            "None" if i == 0 => {
+                let why = "'None' must be the first and only value";
+                errors.push(FieldError::invalid("spec.clusterIPs", json!(given), why));
+            }
+            address => errors.extend(check::ip(format!("spec.clusterIPs[{i}]"), address)),
+        }
+    }
+    errors
+}
+
+/// Why upstream refuses addresses, families and policy before it allocates anything, alone and without looking at the rest:
+/// what is wrong in any cluster, then what does not fit the policy, then what this cluster has not.
+pub(super) fn refused(cluster: &[&str], service: &Value) -> Vec<FieldError> {
+    let mut errors = related(service);
+    if !errors.is_empty() || !has_cluster_ip(service) {
+        return errors;
+    }
+    let families = list(service, "/spec/ipFamilies");
+    let told = |why: &str| FieldError::invalid("spec.ipFamilyPolicy", policy(service), why);
+    let single = policy(service) == SINGLE;
+    if single && list(service, "/spec/clusterIPs").len() == 2 {
+        errors.push(told("must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified"));
+    }
+    if single && families.len() == 2 {
+        errors.push(told("must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"));
+    }
+    let given = &service["spec"]["clusterIPs"];
+    for (i, address) in addresses(service).enumerate().skip(families.len()) {
+        let family = of_address(address);
+        if !cluster.contains(&family) {
+            let why = format!("{family} is not configured on this cluster");
+            errors.push(FieldError::invalid(format!("spec.clusterIPs[{i}]"), given.clone(), why));
+        }
+    }
+    if !errors.is_empty() || is_free(service) {
+        return errors;
+    }
+    if policy(service) == "RequireDualStack" && cluster.len() < 2 {
+        errors.push(told("this cluster is not configured for dual-stack services"));
+    }
+    for (i, family) in families.iter().filter_map(Value::as_str).enumerate().filter(|(_, f)| !cluster.contains(f)) {
+        errors.push(FieldError::invalid(format!("spec.ipFamilies[{i}]"), family, "not configured on this cluster"));
+    }
+    errors
+}
+
+/// A second address that is released without the policy's word.
+pub(super) fn released(new: &Value, old: &Value) -> Option<FieldError> {
+    if !related(new).is_empty() {
+        return None; // told before
+    }
+    let told = |what: &str| {
+        let why = format!("must be 'SingleStack' to release the secondary {what}");
+        FieldError::invalid("spec.ipFamilyPolicy", policy(new), why)
+    };
+    match policy(new) {
+        SINGLE => None,
+        _ if is_reduced(new, old, "clusterIPs") => Some(told("cluster IP")),
+        _ if is_reduced(new, old, "ipFamilies") => Some(told("IP family")),
+        _ => None,
+    }
+}
+
 /// What an update may not change.
 pub(super) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let (before, after) = (list(old, "/spec/ipFamilies"), list(new, "/spec/ipFamilies"));
-    let value = || new["spec"]["ipFamilies"].clone();
-    let mut errors = Vec::new();
-    if before.iter().zip(after).any(|(was, is)| was != is) {
-        errors.push(FieldError::invalid("spec.ipFamilies[0]", value(), "may not change once set"));
-    }
-    if is_reduced(new, old, "ipFamilies") && policy(new) != SINGLE {
-        let why = "must be 'SingleStack' to release the secondary IP family";
-        errors.push(FieldError::invalid("spec.ipFamilyPolicy", policy(new), why));
-    }
-    errors
+    let changed = before.iter().zip(after).filter(|(was, is)| was != is);
+    let told =
+        |_| FieldError::invalid("spec.ipFamilies[0]", new["spec"]["ipFamilies"].clone(), "may not change once set");
+    changed.map(told).collect()
 }

@@ -181,7 +181,7 @@ fn families_follow_the_policy() {
         spec.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         let service = dual(spec, None);
         assert_eq!(families_of(&service), (wanted.0.into(), wanted.1, wanted.2), "{more}");
-        assert_eq!(said(families::validate(&BOTH, &service)), [] as [&str; 0]);
+        assert_eq!(said(families::refused(&BOTH, &service)), [] as [&str; 0]);
         assert_eq!(said(allocate::out_of_range(&dual_ranges(), &service)), [] as [&str; 0]);
     }
     let alone = made(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}));
@@ -221,33 +221,75 @@ fn an_address_comes_and_goes_on_a_clients_word_alone() {
 }
 
 #[test]
-fn families_that_cannot_be_are_refused() {
-    let faults = |cluster: &[&str], spec: Value| said(families::validate(cluster, &made(spec)));
-    let ports = json!([{"port": 80}]);
-    assert_eq!(
-        faults(&["IPv4"], json!({"ports": ports, "ipFamilyPolicy": "RequireDualStack"})),
-        [
-            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"
-        ]
-    );
-    assert_eq!(
-        faults(&["IPv4"], json!({"ports": ports, "ipFamilies": ["IPv6"]})),
-        ["spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"]
-    );
-    assert_eq!(
-        faults(&BOTH, json!({"ports": ports, "ipFamilies": ["IPv4", "IPv4"]}))[0],
-        "spec.ipFamilies[1]: Duplicate value: \"IPv4\""
-    );
-    assert_eq!(
-        faults(&BOTH, json!({"ports": ports, "ipFamilies": ["IPv4", "IPv6"]})),
-        [
-            "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"
-        ]
-    );
-    assert_eq!(
-        faults(&BOTH, json!({"ports": ports, "clusterIP": "fd00:10:96::7", "ipFamilies": ["IPv4"]})),
-        [
-            "spec.clusterIPs[0]: Invalid value: \"fd00:10:96::7\": expected an IPv4 value as indicated by `ipFamilies[0]`"
-        ]
-    );
+fn families_that_cannot_be_are_refused_in_upstreams_words() {
+    let faults = |cluster: &[&str], more: Value| {
+        let mut service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
+        service["spec"].as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        Services.default(&mut service);
+        update::twin_addresses(&mut service);
+        families::settle(cluster, &mut service, None);
+        said(families::refused(cluster, &service))
+    };
+    let (a, b, six) = ("10.96.0.7", "10.96.0.8", "fd00:10:96::7");
+    let many = "must be 'RequireDualStack' or 'PreferDualStack' when multiple";
+    for (cluster, spec, wanted) in [
+        (1, json!({"ipFamilyPolicy": "RequireDualStack"}), vec![
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services".to_owned(),
+        ]),
+        (1, json!({"ipFamilies": ["IPv6"]}), vec![
+            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster".to_owned(),
+        ]),
+        (1, json!({"clusterIP": six}), vec![
+            format!("spec.clusterIPs[0]: Invalid value: [\"{six}\"]: IPv6 is not configured on this cluster"),
+        ]),
+        (2, json!({"ipFamilies": ["IPv4", "IPv4"]}), vec!["spec.ipFamilies[1]: Duplicate value: \"IPv4\"".to_owned()]),
+        (2, json!({"ipFamilies": ["IPv5"], "ipFamilyPolicy": "Odd"}), vec![
+            "spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\"".to_owned(),
+            "spec.ipFamilyPolicy: Unsupported value: \"Odd\": supported values: \"PreferDualStack\", \"RequireDualStack\", \"SingleStack\"".to_owned(),
+        ]),
+        (2, json!({"ipFamilies": ["IPv4", "IPv6"]}), vec![
+            format!("spec.ipFamilyPolicy: Invalid value: \"SingleStack\": {many} IP families are specified"),
+        ]),
+        (2, json!({"clusterIP": a, "clusterIPs": [a, six]}), vec![
+            format!("spec.ipFamilyPolicy: Invalid value: \"SingleStack\": {many} cluster IPs are specified"),
+        ]),
+        (2, json!({"clusterIP": six, "ipFamilies": ["IPv4"]}), vec![
+            format!("spec.clusterIPs[0]: Invalid value: \"{six}\": expected an IPv4 value as indicated by `ipFamilies[0]`"),
+        ]),
+        (2, json!({"clusterIPs": [a]}), vec![
+            format!("spec.clusterIPs: Invalid value: [\"{a}\"]: must be empty when `clusterIP` is not specified"),
+        ]),
+        (2, json!({"clusterIP": b, "clusterIPs": [a]}), vec![
+            format!("spec.clusterIPs: Invalid value: [\"{a}\"]: first value must match `clusterIP`"),
+        ]),
+        (2, json!({"clusterIP": a, "clusterIPs": [a, b]}), vec![
+            format!("spec.clusterIPs: Invalid value: [\"{a}\",\"{b}\"]: may specify no more than one IP for each IP family"),
+        ]),
+        (2, json!({"clusterIP": a, "clusterIPs": [a, six, b]}), vec![
+            format!("spec.clusterIPs: Invalid value: [\"{a}\",\"{six}\",\"{b}\"]: may only hold up to 2 values"),
+        ]),
+        (2, json!({"clusterIP": "None", "clusterIPs": ["None", a]}), vec![
+            format!("spec.clusterIPs: Invalid value: [\"None\",\"{a}\"]: 'None' must be the first and only value"),
+        ]),
+        (2, json!({"clusterIP": a, "clusterIPs": [a, "None"]}), vec![
+            "spec.clusterIPs[1]: Invalid value: \"None\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned(),
+        ]),
+    ] {
+        assert_eq!(faults(&BOTH[..cluster], spec.clone()), wanted, "{spec}");
+    }
+    let mut plural = made(json!({"ports": [{"port": 80}], "clusterIPs": [a]}));
+    Services.allocate(&mut plural, &|_| false, 0).expect("nothing to do");
+    assert_eq!(said(Services.validate(&plural)).len(), 1, "no allocation heals it: {plural}");
+}
+
+#[test]
+fn a_second_address_goes_by_the_policys_word_alone() {
+    let both = dual(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "RequireDualStack"}), None);
+    let mut one = both["spec"].clone();
+    one["clusterIPs"] = json!([one["clusterIP"]]);
+    let one = dual(one, Some(&both));
+    assert_eq!(list(&one, "/spec/clusterIPs").len(), 1, "no other takes its place");
+    let why = "must be 'SingleStack' to release the secondary cluster IP";
+    let said = said(Services.validate_update(&one, &both));
+    assert_eq!(said, [format!("spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": {why}")]);
 }

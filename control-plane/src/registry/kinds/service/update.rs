@@ -4,7 +4,7 @@ use api::status::FieldError;
 use serde_json::{Value, json};
 
 use super::super::object::{child, keep_status, list, list_mut, number, put, remove, text, unset};
-use super::{families, has_cluster_ip, has_node_ports, is_external, is_headless};
+use super::{allocate, families, has_cluster_ip, has_node_ports, is_external, is_headless};
 
 /// Brings over what was allocated and the client left out, and drops what the new type has no use for.
 pub(super) fn carry_over(new: &mut Value, old: &Value) {
@@ -12,7 +12,7 @@ pub(super) fn carry_over(new: &mut Value, old: &Value) {
     if has_cluster_ip(old) && has_cluster_ip(new) {
         keep_addresses(new, old);
     }
-    if has_cluster_ip(new) {
+    if has_cluster_ip(new) && list(old, "/spec/clusterIPs").is_empty() {
         twin_addresses(new);
     }
     if has_node_ports(old) && has_node_ports(new) {
@@ -39,15 +39,12 @@ pub(super) fn carry_over(new: &mut Value, old: &Value) {
     }
 }
 
-/// `clusterIP` is the first of `clusterIPs`.
+/// A client that knows `clusterIP` alone means both; one that knows `clusterIPs` has to write both.
 pub(super) fn twin_addresses(service: &mut Value) {
     let Some(spec) = child(service, "spec") else { return };
     let single = text(spec, "/clusterIP").to_owned();
-    let first = text(spec, "/clusterIPs/0").to_owned();
-    if !single.is_empty() && first.is_empty() {
+    if !single.is_empty() && list(spec, "/clusterIPs").is_empty() {
         put(spec, "clusterIPs", json!([single]));
-    } else if single.is_empty() && !first.is_empty() {
-        put(spec, "clusterIP", first);
     }
 }
 
@@ -56,7 +53,7 @@ pub(super) fn twin_addresses(service: &mut Value) {
 fn keep_addresses(new: &mut Value, old: &Value) {
     let Some(spec) = child(new, "spec") else { return };
     let before = &old["spec"];
-    if unset(spec, "clusterIP") && unset(spec, "clusterIPs") {
+    if unset(spec, "clusterIP") {
         put(spec, "clusterIP", before["clusterIP"].clone());
     }
     if unset(spec, "clusterIPs") && spec["clusterIP"] == before["clusterIP"] {
@@ -103,6 +100,12 @@ pub(super) fn check(new: &Value, old: &Value) -> Vec<FieldError> {
     let external_name = |service: &Value| text(service, "/spec/type") == "ExternalName";
     if external_name(new) || external_name(old) || is_headless(new) && is_headless(old) {
         return Vec::new();
+    }
+    if let Some(error) = families::released(new, old) {
+        return vec![error];
+    }
+    if !families::refused(&allocate::ranges().families(), new).is_empty() {
+        return Vec::new(); // told already, and upstream looks no further
     }
     let mut errors = addresses(new, old);
     if is_headless(new) == is_headless(old) {

@@ -13,6 +13,10 @@ const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const LONGEST_AFFINITY: i64 = 86_400;
 
 pub(super) fn service(service: &Value) -> Vec<FieldError> {
+    let refused = families::refused(&allocate::ranges().families(), service);
+    if !refused.is_empty() {
+        return refused;
+    }
     let mut errors = check::name(service, names::dns_label);
     let kind = text(service, "/spec/type");
     errors.extend(by_type(service, kind));
@@ -23,7 +27,6 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
     for (i, address) in list(service, "/spec/externalIPs").iter().enumerate() {
         errors.extend(check::ip(format!("spec.externalIPs[{i}]"), address.as_str().unwrap_or_default()));
     }
-    errors.extend(addresses(service));
     errors.extend(policies(service));
     errors.extend(allocate::out_of_range(allocate::ranges(), service));
     errors
@@ -126,29 +129,6 @@ fn affinity(service: &Value) -> Vec<FieldError> {
         let why = format!("must be greater than 0 and less than {LONGEST_AFFINITY}");
         errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, why));
     }
-    errors
-}
-
-fn addresses(service: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let addresses = list(service, "/spec/clusterIPs");
-    for (i, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
-        match address {
-            "None" if i == 0 && addresses.len() == 1 => {}
-            "None" => errors.push(FieldError::invalid(
-                format!("spec.clusterIPs[{i}]"),
-                address,
-                "'None' must be the first and only value",
-            )),
-            address => errors.extend(check::ip(format!("spec.clusterIPs[{i}]"), address)),
-        }
-    }
-    let single = text(service, "/spec/clusterIP");
-    if has_cluster_ip(service) && !addresses.is_empty() && addresses[0] != single {
-        let why = "first value must match `clusterIP`";
-        errors.push(FieldError::invalid("spec.clusterIPs", service["spec"]["clusterIPs"].clone(), why));
-    }
-    errors.extend(families::validate(&allocate::ranges().families(), service));
     errors
 }
 
