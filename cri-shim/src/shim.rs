@@ -171,6 +171,7 @@ pub(crate) mod tests {
             ..NetworkSettings::default()
         };
         Arc::new(Shim {
+            levels: Default::default(),
             settings: Settings {
                 handlers: Handlers::parse(&[], &[]).unwrap(),
                 snapshotter: "overlayfs".into(),
