@@ -1,5 +1,6 @@
 //! The daemons as subcommands. One process may hold several: `bosun scheduler FLAGS + controller-manager FLAGS`.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -48,18 +49,18 @@ impl Daemon {
         }
     }
 
-    async fn run(self, stop: Stop) -> anyhow::Result<()> {
-        let name = self.name();
-        let done = match self {
-            Self::Apiserver(options) => control_plane::apiserver::run(options, stop).await,
-            Self::Scheduler(options) => control_plane::scheduler::run(options, stop).await,
-            Self::ControllerManager(options) => control_plane::controller_manager::run(options, stop).await,
-            Self::Agent(options) => agent::run(options, stop).await,
-            Self::Cri(options) => cri_shim::run(options, carried(), stop).await,
-            Self::Proxy(options) => proxy::run(options, stop).await,
-            Self::Net(options) => net::run(options, stop).await,
-        };
-        done.context(name)
+    /// In a box each: in one future, whichever thread polls it would have the frames of all on its stack, a quarter of a
+    /// megabyte that stays.
+    fn run(self, stop: Stop) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>> {
+        match self {
+            Self::Apiserver(options) => Box::pin(control_plane::apiserver::run(options, stop)),
+            Self::Scheduler(options) => Box::pin(control_plane::scheduler::run(options, stop)),
+            Self::ControllerManager(options) => Box::pin(control_plane::controller_manager::run(options, stop)),
+            Self::Agent(options) => Box::pin(agent::run(options, stop)),
+            Self::Cri(options) => Box::pin(cri_shim::run(options, carried(), stop)),
+            Self::Proxy(options) => Box::pin(proxy::run(options, stop)),
+            Self::Net(options) => Box::pin(net::run(options, stop)),
+        }
     }
 }
 
@@ -99,7 +100,8 @@ pub fn run(daemons: Vec<Daemon>) -> anyhow::Result<()> {
         tokio::spawn(trim());
         let mut running = JoinSet::new();
         for daemon in daemons {
-            running.spawn(daemon.run(stop.clone()));
+            let (name, run) = (daemon.name(), daemon.run(stop.clone()));
+            running.spawn(async move { run.await.context(name) });
         }
         let mut first = Ok(());
         while let Some(ended) = running.join_next().await {
