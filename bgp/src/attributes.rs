@@ -1,6 +1,7 @@
 //! Path attributes as values. Routes with equal attributes share one copy (see [`crate::rib`]).
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -155,7 +156,7 @@ pub struct Opaque {
 }
 
 /// What a route says beside its prefix.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
     pub origin: Origin,
     pub as_path: AsPath,
@@ -170,6 +171,25 @@ pub struct Attributes {
     pub originator_id: Option<Ipv4Addr>,
     pub cluster_list: Box<[Ipv4Addr]>,
     pub opaque: Box<[Opaque]>,
+}
+
+/// By what sets of attributes commonly differ in: each set is hashed when it comes, and again when the table of them grows.
+impl Hash for Attributes {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut word = |high: u32, low: u32| state.write_u64(u64::from(high) << 32 | u64::from(low));
+        for segment in &self.as_path.0 {
+            let (pairs, rest) = segment.numbers.as_chunks::<2>();
+            pairs.iter().for_each(|[high, low]| word(*high, *low));
+            rest.iter().for_each(|last| word(1, *last));
+        }
+        word(self.med.unwrap_or(0), self.local_pref.unwrap_or(0));
+        match self.next_hop.address {
+            IpAddr::V4(address) => word(0, address.into()),
+            IpAddr::V6(address) => state.write_u128(address.into()),
+        }
+        self.communities.hash(state);
+        self.large_communities.hash(state);
+    }
 }
 
 impl Attributes {

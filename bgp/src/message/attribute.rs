@@ -425,7 +425,10 @@ pub(super) fn encode(attributes: &Attributes, dialect: &Dialect, plain: bool) ->
         put_known(&mut out, ATOMIC_AGGREGATE, &[]);
     }
     if let Some((asn, address)) = attributes.aggregator {
-        put_known(&mut out, AGGREGATOR, &[&as_bytes(asn, dialect.four_octet_as)[..], &address.octets()].concat());
+        let mut value = Vec::with_capacity(8);
+        put_as(&mut value, asn, dialect.four_octet_as);
+        value.extend_from_slice(&address.octets());
+        put_known(&mut out, AGGREGATOR, &value);
     }
     put_list(&mut out, COMMUNITIES, attributes.communities.iter().flat_map(|value| value.to_be_bytes()));
     number(&mut out, ORIGINATOR_ID, attributes.originator_id.map(u32::from));
@@ -460,19 +463,19 @@ fn put_list(out: &mut Vec<u8>, kind: u8, bytes: impl Iterator<Item = u8>) {
     }
 }
 
-fn as_bytes(asn: u32, four: bool) -> Vec<u8> {
+fn put_as(out: &mut Vec<u8>, asn: u32, four: bool) {
     match four {
-        true => asn.to_be_bytes().to_vec(),
-        false => u16::try_from(asn).unwrap_or(AS_TRANS as u16).to_be_bytes().to_vec(),
+        true => out.extend_from_slice(&asn.to_be_bytes()),
+        false => super::put16(out, u16::try_from(asn).unwrap_or(AS_TRANS as u16)),
     }
 }
 
 fn path_bytes(path: &AsPath, four: bool) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(64);
     for segment in &path.0 {
         for chunk in segment.numbers.chunks(255) {
             out.extend_from_slice(&[if segment.set { 1 } else { 2 }, u8::try_from(chunk.len()).unwrap_or(u8::MAX)]);
-            chunk.iter().for_each(|asn| out.extend_from_slice(&as_bytes(*asn, four)));
+            chunk.iter().for_each(|asn| put_as(&mut out, *asn, four));
         }
     }
     out

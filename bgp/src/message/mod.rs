@@ -128,7 +128,8 @@ impl Message {
         if let Self::Update(update) = self {
             return update.encode(dialect);
         }
-        let mut out = begin(self.kind());
+        let mut out = Vec::new();
+        begin(self.kind(), &mut out);
         match self {
             Self::Open(open) => open.encode(&mut out),
             Self::Notification(notification) => {
@@ -148,10 +149,9 @@ impl Message {
     }
 }
 
-fn begin(kind: u8) -> Vec<u8> {
-    let mut out = MARKER.to_vec();
+fn begin(kind: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&MARKER);
     out.extend_from_slice(&[0, 0, kind]);
-    out
 }
 
 /// Writes the length of the message that `out` is.

@@ -21,7 +21,8 @@ fn hop(text: &str) -> NextHop {
 }
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = begin(kind);
+    let mut out = Vec::new();
+    begin(kind, &mut out);
     out.extend_from_slice(body);
     finish(&mut out);
     out
@@ -130,7 +131,7 @@ fn headers_are_checked() {
     assert_eq!(with(17, 20), Notification::with(BAD_LENGTH, [0, 20]));
     assert_eq!(with(18, 9), Notification::with(BAD_TYPE, [9]));
     assert_eq!(frame(b"GET / HTTP/1.1\r\n", &PLAIN).unwrap_err(), Notification::new(NOT_SYNCHRONIZED));
-    let mut long = begin(UPDATE);
+    let mut long = message(UPDATE, &[]);
     long[16..18].copy_from_slice(&5000_u16.to_be_bytes());
     assert_eq!(frame(&long, &PLAIN).unwrap_err(), Notification::with(BAD_LENGTH, 5000_u16.to_be_bytes()));
     assert_eq!(frame(&long, &ALL), Ok(Some(5000)));

@@ -155,23 +155,24 @@ pub fn announce(attributes: &Attributes, prefixes: &[Prefix], dialect: &Dialect,
     let mut rest = prefixes;
     while !rest.is_empty() {
         let Some(room) = dialect.longest().checked_sub(overhead + 17) else { return false };
-        let (count, nlri) = packed(rest, room);
-        rest = &rest[count..];
         let start = out.len();
-        let mut message = begin(UPDATE);
-        put16(&mut message, 0);
-        if plain {
-            put16(&mut message, u16::try_from(shared.len()).unwrap_or(u16::MAX));
-            message.extend_from_slice(&shared);
-            message.extend_from_slice(&nlri);
+        begin(UPDATE, out);
+        put16(out, 0);
+        let count = if plain {
+            put16(out, u16::try_from(shared.len()).unwrap_or(u16::MAX));
+            out.extend_from_slice(&shared);
+            pack(rest, room, out)
         } else {
+            let mut nlri = Vec::with_capacity(room.min(rest.len() * 17));
+            let count = pack(rest, room, &mut nlri);
             let reach = attribute::reach(family, &attributes.next_hop, &nlri);
-            put16(&mut message, u16::try_from(shared.len() + reach.len()).unwrap_or(u16::MAX));
-            message.extend_from_slice(&reach);
-            message.extend_from_slice(&shared);
-        }
-        finish(&mut message);
-        out.extend_from_slice(&message);
+            put16(out, u16::try_from(shared.len() + reach.len()).unwrap_or(u16::MAX));
+            out.extend_from_slice(&reach);
+            out.extend_from_slice(&shared);
+            count
+        };
+        rest = &rest[count..];
+        finish(&mut out[start..]);
         debug_assert!(out.len() - start <= dialect.longest());
     }
     true
@@ -181,31 +182,32 @@ pub fn announce(attributes: &Attributes, prefixes: &[Prefix], dialect: &Dialect,
 pub fn withdraw(family: Family, prefixes: &[Prefix], dialect: &Dialect, out: &mut Vec<u8>) {
     let mut rest = prefixes;
     while !rest.is_empty() {
-        let (count, nlri) = packed(rest, dialect.longest() - HEADER - 32);
+        let mut nlri = Vec::with_capacity(rest.len().min(1024) * 5);
+        let count = pack(rest, dialect.longest() - HEADER - 32, &mut nlri);
         rest = &rest[count..];
-        let mut message = begin(UPDATE);
+        let start = out.len();
+        begin(UPDATE, out);
         match family {
             Family::Ipv4 => {
-                put16(&mut message, u16::try_from(nlri.len()).unwrap_or(u16::MAX));
-                message.extend_from_slice(&nlri);
-                put16(&mut message, 0);
+                put16(out, u16::try_from(nlri.len()).unwrap_or(u16::MAX));
+                out.extend_from_slice(&nlri);
+                put16(out, 0);
             }
-            Family::Ipv6 => put_unreach(family, &nlri, &mut message),
+            Family::Ipv6 => put_unreach(family, &nlri, out),
         }
-        finish(&mut message);
-        out.extend_from_slice(&message);
+        finish(&mut out[start..]);
     }
 }
 
 /// Appends the marker that all of a family has been told.
 pub fn end_of_rib(family: Family, out: &mut Vec<u8>) {
-    let mut message = begin(UPDATE);
+    let start = out.len();
+    begin(UPDATE, out);
     match family {
-        Family::Ipv4 => message.extend_from_slice(&[0; 4]),
-        Family::Ipv6 => put_unreach(family, &[], &mut message),
+        Family::Ipv4 => out.extend_from_slice(&[0; 4]),
+        Family::Ipv6 => put_unreach(family, &[], out),
     }
-    finish(&mut message);
-    out.extend_from_slice(&message);
+    finish(&mut out[start..]);
 }
 
 fn put_unreach(family: Family, nlri: &[u8], message: &mut Vec<u8>) {
@@ -215,16 +217,16 @@ fn put_unreach(family: Family, nlri: &[u8], message: &mut Vec<u8>) {
     message.extend_from_slice(&attribute);
 }
 
-/// As many of the prefixes as fit into `room`, at least one.
-fn packed(prefixes: &[Prefix], room: usize) -> (usize, Vec<u8>) {
-    let mut nlri = Vec::with_capacity(room.min(prefixes.len() * 5));
+/// Appends as many of the prefixes as fit into `room`, at least one; how many.
+fn pack(prefixes: &[Prefix], room: usize, out: &mut Vec<u8>) -> usize {
+    let start = out.len();
     let mut count = 0;
     for prefix in prefixes {
-        if count > 0 && nlri.len() + prefix.encoded() > room {
+        if count > 0 && out.len() - start + prefix.encoded() > room {
             break;
         }
-        prefix.encode(&mut nlri);
+        prefix.encode(out);
         count += 1;
     }
-    (count, nlri)
+    count
 }

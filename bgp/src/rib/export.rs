@@ -8,6 +8,7 @@ use super::table::{LOCAL, Path, PeerId};
 use super::{Live, NextHopMode, Peer, Rib, peer_type};
 use crate::attributes::{Attributes, Community, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED, NextHop};
 use crate::filter::{self, Subject, Verdict};
+use crate::message::Dialect;
 use crate::message::update::{announce, end_of_rib, withdraw};
 use crate::prefix::{Family, Prefix};
 
@@ -142,37 +143,43 @@ impl Rib {
         self.peers.get(&id).filter(ready).is_some_and(|peer| pending || !peer.owed.is_empty())
     }
 
-    /// The bytes of UPDATEs about the next prefixes, up to `most`, and of End-of-RIB after the last. Empty where there is
-    /// nothing to tell.
-    pub fn take_updates(&mut self, id: PeerId, most: usize) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// What a peer is to be told of the next prefixes, up to `most`, and End-of-RIB after the last. To make bytes of it
+    /// takes as long again, and does not need the table.
+    pub fn take_news(&mut self, id: PeerId, most: usize) -> News {
+        let mut news = News::default();
         if !self.has_updates(id) {
-            return out;
+            return news;
         }
         let taken = self.pending.get_mut(&id).map(|pending| pending.take(most)).unwrap_or_default();
-        if let Some((first, _)) = taken.first() {
-            let unsaid = self.encode(id, &taken, &mut out);
-            self.count_sent(id, first.family(), -unsaid);
-        }
-        let (Some(peer), Some(pending)) = (self.peers.get_mut(&id), self.pending.get(&id)) else { return out };
-        let done: Vec<Family> = peer.owed.iter().copied().filter(|family| pending.is_empty_of(*family)).collect();
-        for family in done {
-            peer.owed.remove(&family);
-            end_of_rib(family, &mut out);
-        }
-        out
+        self.collect(id, &taken, &mut news);
+        let (Some(peer), Some(pending)) = (self.peers.get_mut(&id), self.pending.get(&id)) else { return news };
+        news.told_all = peer.owed.iter().copied().filter(|family| pending.is_empty_of(*family)).collect();
+        peer.owed.retain(|family| !news.told_all.contains(family));
+        news
     }
 
-    /// Appends the UPDATEs about prefixes of one family; of how many the attributes fit into no message.
-    fn encode(&self, id: PeerId, prefixes: &[(Prefix, bool)], out: &mut Vec<u8>) -> isize {
-        let Some(peer) = self.peers.get(&id) else { return 0 };
-        let (Some(live), Some((first, _))) = (&peer.live, prefixes.first()) else { return 0 };
-        let (family, dialect) = (first.family(), &live.negotiated.dialect);
+    /// The bytes of [`Rib::take_news`].
+    pub fn take_updates(&mut self, id: PeerId, most: usize) -> Vec<u8> {
+        let (bytes, unsaid) = self.take_news(id, most).encode();
+        self.unsaid(id, unsaid);
+        bytes
+    }
+
+    /// So many prefixes of each family were not told to a peer after all.
+    pub fn unsaid(&mut self, id: PeerId, counts: [isize; 2]) {
+        Family::ALL.into_iter().zip(counts).for_each(|(family, count)| self.count_sent(id, family, -count));
+    }
+
+    /// What there is to say of prefixes of one family.
+    fn collect(&self, id: PeerId, prefixes: &[(Prefix, bool)], news: &mut News) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (Some(live), Some((first, _))) = (&peer.live, prefixes.first()) else { return };
+        let family = first.family();
+        (news.family, news.dialect) = (family, live.negotiated.dialect);
         let mut exporter = Exporter::new(self, id);
         let mut index: BTreeMap<Group, usize> = BTreeMap::new();
         let mut groups: Vec<(Path, Verdict, Vec<Prefix>)> = Vec::new();
         let mut last = None;
-        let mut gone = Vec::new();
         for (prefix, told) in prefixes {
             let used = self.used(*prefix);
             let exported = used.first().and_then(|path| Some((path, exporter.verdict(*prefix, path)?)));
@@ -189,20 +196,53 @@ impl Rib {
                     last = Some((key, at));
                     groups[at].2.push(*prefix);
                 }
-                None if *told => gone.push(*prefix),
+                None if *told => news.gone.push(*prefix),
                 None => {}
             }
         }
-        withdraw(family, &gone, dialect, out);
-        let mut unsaid = 0;
-        for (path, verdict, mut prefixes) in groups {
+        let groups = groups.into_iter();
+        news.announced = groups
+            .map(|(path, verdict, prefixes)| (self.handed_on(peer, live, family, &path, verdict), prefixes))
+            .collect();
+    }
+}
+
+/// What a peer is to be told, of one family.
+pub struct News {
+    family: Family,
+    dialect: Dialect,
+    gone: Vec<Prefix>,
+    /// Prefixes with the same attributes; without, where there is no next hop to tell.
+    announced: Vec<(Option<Attributes>, Vec<Prefix>)>,
+    /// Families of which nothing more is to be told.
+    told_all: Vec<Family>,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            family: Family::Ipv4,
+            dialect: Dialect::BEFORE,
+            gone: Vec::new(),
+            announced: Vec::new(),
+            told_all: Vec::new(),
+        }
+    }
+}
+
+impl News {
+    /// The UPDATEs, and how many prefixes of each family have attributes that fit into no message.
+    pub fn encode(self) -> (Vec<u8>, [isize; 2]) {
+        let (mut out, mut unsaid) = (Vec::new(), [0; 2]);
+        withdraw(self.family, &self.gone, &self.dialect, &mut out);
+        for (attributes, mut prefixes) in self.announced {
             prefixes.sort_unstable();
-            let attributes = self.handed_on(peer, live, family, &path, verdict);
-            if !attributes.is_some_and(|attributes| announce(&attributes, &prefixes, dialect, out)) {
-                withdraw(family, &prefixes, dialect, out);
-                unsaid += isize::try_from(prefixes.len()).unwrap_or(isize::MAX);
+            if !attributes.is_some_and(|attributes| announce(&attributes, &prefixes, &self.dialect, &mut out)) {
+                withdraw(self.family, &prefixes, &self.dialect, &mut out);
+                unsaid[self.family as usize] += isize::try_from(prefixes.len()).unwrap_or(isize::MAX);
             }
         }
-        unsaid
+        self.told_all.into_iter().for_each(|family| end_of_rib(family, &mut out));
+        (out, unsaid)
     }
 }

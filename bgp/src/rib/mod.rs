@@ -23,6 +23,7 @@ use crate::prefix::{Family, Prefix};
 use crate::session::Negotiated;
 
 use export::Exporter;
+pub use export::News;
 use select::Origin;
 pub use select::Selection;
 use table::{Interner, Pending, Tables};

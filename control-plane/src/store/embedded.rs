@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::index::{Index, Place, Version};
@@ -262,37 +262,42 @@ pub(super) fn file(dir: &Path) -> PathBuf {
     dir.join("store.redb")
 }
 
-/// Checks the schema and reads the log into an index.
+/// Checks the schema and reads the log into an index. Nothing is written to a file that may be damaged: where the engine
+/// panics over it in a transaction of writes, it panics again when that is dropped, and the process ends.
 fn prepare(db: &Database, path: &Path) -> Result<Index, Error> {
-    let write = db.begin_write().map_err(|e| engine("open", e))?;
-    let mut index = Index::default();
-    {
-        let mut meta = write.open_table(META).map_err(|e| engine("open", e))?;
-        let found = meta.get("schema").map_err(|e| engine("open", e))?.map(|v| v.value());
-        match found {
-            None => {
-                meta.insert("schema", SCHEMA).map_err(|e| engine("create", e))?;
-            }
-            Some(SCHEMA) => {}
-            Some(found) => {
-                return Err(Error::Schema { path: path.display().to_string(), found, known: SCHEMA });
-            }
-        }
-        let number = |name| -> Result<u64, Error> {
-            Ok(meta.get(name).map_err(|e| engine("open", e))?.map_or(0, |v| v.value()))
-        };
-        index.compacted = number("compacted")?;
-        index.revision = number("revision")?;
-        let log = write.open_table(LOG).map_err(|e| engine("open", e))?;
-        for item in log.iter().map_err(|e| engine("read", e))? {
-            let (place, bytes) = item.map_err(|e| engine("read", e))?;
-            let record = Record::decode(bytes.value()).ok_or_else(broken)?;
-            let version = Version { place: place.value(), created: record.created, expires: record.expires };
-            index.add(record.key, version);
-        }
+    let read = db.begin_read().map_err(|e| engine("open", e))?;
+    let meta = match read.open_table(META) {
+        Err(TableError::TableDoesNotExist(_)) => return create(db).map(|()| Index::default()),
+        meta => meta.map_err(|e| engine("open", e))?,
+    };
+    let number =
+        |name| -> Result<u64, Error> { Ok(meta.get(name).map_err(|e| engine("open", e))?.map_or(0, |v| v.value())) };
+    match number("schema")? {
+        SCHEMA => {}
+        found => return Err(Error::Schema { path: path.display().to_string(), found, known: SCHEMA }),
     }
-    write.commit().map_err(|e| engine("open", e))?;
+    let mut index = Index::default();
+    let log = read.open_table(LOG).map_err(|e| engine("open", e))?;
+    (index.compacted, index.revision) = (number("compacted")?, number("revision")?);
+    for item in log.iter().map_err(|e| engine("read", e))? {
+        let (place, bytes) = item.map_err(|e| engine("read", e))?;
+        let record = Record::decode(bytes.value()).ok_or_else(broken)?;
+        let version = Version { place: place.value(), created: record.created, expires: record.expires };
+        index.add(record.key, version);
+    }
     Ok(index)
+}
+
+/// Makes the tables of a new store.
+fn create(db: &Database) -> Result<(), Error> {
+    let write = db.begin_write().map_err(|e| engine("create", e))?;
+    write.open_table(LOG).map_err(|e| engine("create", e))?;
+    write
+        .open_table(META)
+        .map_err(|e| engine("create", e))?
+        .insert("schema", SCHEMA)
+        .map_err(|e| engine("create", e))?;
+    write.commit().map_err(|e| engine("create", e))
 }
 
 impl Store for Embedded {

@@ -338,8 +338,12 @@ impl Task {
             if !rib.has_updates(self.id) {
                 break;
             }
-            let bytes = rib.take_updates(self.id, PREFIXES);
+            let news = rib.take_news(self.id, PREFIXES);
             drop(rib);
+            let (bytes, unsaid) = news.encode();
+            if unsaid != [0; 2] {
+                lock(&self.shared.rib).unsaid(self.id, unsaid);
+            }
             connection.push(&bytes);
             // A connection that broke is found so when it is read.
             let _ = connection.write();
