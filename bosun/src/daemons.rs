@@ -73,6 +73,9 @@ fn carried() -> cri_shim::Carried {
     cri_shim::Carried { pause: images::pause_archive(), keeper }
 }
 
+/// The CRI server's word, which many a burst of work comes to: its memory is looked after before it begins.
+pub const CRI: &str = "cri";
+
 /// The word by which `cri` starts its keeper.
 pub const CRI_KEEPER: &str = "cri-keeper";
 

@@ -75,6 +75,10 @@ fn main() -> ExitCode {
     // SAFETY: no other thread has been started.
     unsafe { kernel::process::find_administrators_programs() };
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|word| word == daemons::CRI) {
+        // SAFETY: no other thread has been started. Where it fails, `cri` takes a little more memory.
+        let _ = unsafe { kernel::process::without_thread_caches() };
+    }
     match run(&arguments) {
         Ok(code) => code,
         Err(error) => {

@@ -8,6 +8,7 @@ mod signals;
 mod tree;
 
 use std::io;
+use std::os::unix::process::CommandExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill as send;
@@ -28,6 +29,33 @@ pub fn few_pools() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }
+}
+
+/// How the C library is told to keep no freed memory for each thread. Source: the GNU C library's manual, Memory Allocation
+/// Tunables.
+const NO_THREAD_CACHES: &str = "glibc.malloc.tcache_count=0";
+const TUNABLES: &str = "GLIBC_TUNABLES";
+
+/// Runs this program anew, unless that was done, without the C library's caches of freed memory for each thread: they keep
+/// the pages of a burst of work from going back. The library takes it only from the environment, before `main`; children do
+/// not inherit it.
+///
+/// # Safety
+/// Nobody else reads or writes the environment meanwhile: there is no other thread.
+///
+/// # Errors
+/// Where this program cannot be run again; it may go on as it is.
+pub unsafe fn without_thread_caches() -> io::Result<()> {
+    let told = std::env::var(TUNABLES).unwrap_or_default();
+    if let Some(others) = told.strip_suffix(NO_THREAD_CACHES) {
+        let others = others.trim_end_matches(':');
+        // SAFETY: the caller's promise.
+        unsafe { if others.is_empty() { std::env::remove_var(TUNABLES) } else { std::env::set_var(TUNABLES, others) } }
+        return Ok(());
+    }
+    let all = if told.is_empty() { NO_THREAD_CACHES.to_owned() } else { format!("{told}:{NO_THREAD_CACHES}") };
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    Err(again.args(std::env::args_os().skip(1)).env(TUNABLES, all).exec())
 }
 
 /// Gives freed memory back to the kernel. The C library keeps what a burst of work used, for the next.
