@@ -8,11 +8,13 @@ pub mod diff;
 pub mod images;
 pub mod introspection;
 pub mod leases;
+mod reserve;
 pub mod runc;
 pub mod snapshots;
 pub mod tasks;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -112,6 +114,7 @@ fn is_no_space(message: &str) -> bool {
 pub struct Containerd {
     channel: Channel,
     socket: PathBuf,
+    reserve: Option<Arc<reserve::Reserve>>,
 }
 
 impl Containerd {
@@ -124,7 +127,8 @@ impl Containerd {
         });
         // The address is never used: the socket is. HTTP/2 windows of containerd's own clients.
         let endpoint = Endpoint::from_static("http://containerd").initial_stream_window_size(1 << 20);
-        Self { channel: endpoint.connect_with_connector_lazy(connect), socket: socket.to_owned() }
+        let channel = endpoint.connect_with_connector_lazy(connect);
+        Self { channel, socket: socket.to_owned(), reserve: None }
     }
 
     pub fn channel(&self) -> Channel {
