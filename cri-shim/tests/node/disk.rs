@@ -59,6 +59,12 @@ fn says_why(status: &tonic::Status) {
     assert!(status.message().to_lowercase().contains("no space left on device"), "{status}");
 }
 
+/// Waits until there is room that is kept back for removals.
+async fn kept_back(node: &Node) {
+    let reserve = node.root().join("reserve");
+    until("room is kept back", async || std::fs::metadata(&reserve).is_ok_and(|meta| meta.len() == MIB as u64)).await;
+}
+
 /// Bytes and names that are in use on the node's disk.
 fn used(node: &Node) -> (u64, u64) {
     let mut words = Command::new("df");
@@ -87,6 +93,7 @@ fn stored() -> String {
 fn a_pull_that_does_not_fit_leaves_nothing() {
     on_a_node_with("disk::a_pull_that_does_not_fit_leaves_nothing", DISK, async |node| {
         let mut shim = node.serve().await;
+        kept_back(node).await;
         let name = registry::serve(&archive::large(2, 8 * MIB)).await;
         let before = (shim.image_names().await, stored());
         // Full while the layers come, while the first and while the second is unpacked, and before anything comes.
@@ -150,14 +157,14 @@ async fn begins_with(node: &Node, step: impl Fn(usize) -> (usize, usize)) {
     begin(&mut shim, &config).await.unwrap();
     assert_ne!(cgroups(node), "");
     remove_all(&mut shim).await;
-    for (bytes, names) in (0..).map(step) {
+    let mut points = 0;
+    for (bytes, names) in (0..200).map(step) {
         // What was kept back for removals was used by the last ones.
         shim.end().await;
         shim = node.serve().await;
-        until("room is kept back", async || std::fs::metadata(node.root().join("reserve")).is_ok()).await;
+        kept_back(node).await;
         let filler = Filler::new(node, bytes, names);
         let outcome = begin(&mut shim, &config).await;
-        eprintln!("{bytes} bytes, {names} names: {:?}", outcome.as_ref().map_err(tonic::Status::message));
         remove_all(&mut shim).await;
         nothing_is_left(node).await;
         assert_eq!(cgroups(node), "");
@@ -167,7 +174,10 @@ async fn begins_with(node: &Node, step: impl Fn(usize) -> (usize, usize)) {
         if !error.message().contains("read-only file system") {
             says_why(&error);
         }
+        points += 1;
     }
+    assert!(points > 3);
+    eprintln!("room ran out at {points} points");
     begin(&mut shim, &config).await.unwrap();
     remove_all(&mut shim).await;
     nothing_is_left(node).await;
@@ -195,8 +205,7 @@ fn all_there_is_can_be_removed_from_a_full_disk() {
         let mut shim = node.serve().await;
         let config = pod("web", &node.folder.join("logs"));
         begin(&mut shim, &config).await.unwrap();
-        let reserve = node.root().join("reserve");
-        until("room is kept back", async || reserve.exists()).await;
+        kept_back(node).await;
         let filler = Filler::new(node, 0, 0);
         // How it ends cannot be written down, and is known all the same.
         let listed = shim.runtime.list_containers(ListContainersRequest::default()).await.unwrap().into_inner();
@@ -215,7 +224,7 @@ fn all_there_is_can_be_removed_from_a_full_disk() {
         shim.images.remove_image(RemoveImageRequest { image }).await.unwrap();
         assert!(used(node).0 + (MIB as u64) < full, "the image is gone from the disk");
         drop(filler);
-        until("room is kept back again", async || reserve.exists()).await;
+        kept_back(node).await;
         shim.end().await;
     });
 }
