@@ -198,6 +198,28 @@ fn a_pod_for_which_there_are_no_names_leaves_nothing() {
     });
 }
 
+#[test]
+fn how_a_container_ended_is_kept_once_there_is_room() {
+    on_a_node_with("disk::how_a_container_ended_is_kept_once_there_is_room", DISK, async |node| {
+        let mut shim = node.serve().await;
+        let sandbox = shim.run(&pod("web", &node.folder.join("logs"))).await;
+        let id = shim.create(&sandbox, &container("app", "while :; do sleep 1; done")).await;
+        shim.start(&id).await;
+        let filler = Filler::new(node, 0, 0);
+        let request = StopContainerRequest { container_id: id.clone(), timeout: 0 };
+        shim.runtime.stop_container(request).await.unwrap();
+        assert_eq!(node.containerd.tasks().await.unwrap().len(), 1, "it alone knows");
+        drop(filler);
+        until("its task is deleted", async || node.containerd.tasks().await.unwrap().is_empty()).await;
+        shim.end().await;
+        let mut shim = node.serve().await;
+        assert_eq!(shim.status(&id).await.exit_code, 137);
+        shim.stop_and_remove(&sandbox).await;
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
 /// containerd's database is as young as it can be: it has no page that it could write to but those that it asks for.
 #[test]
 fn all_there_is_can_be_removed_from_a_full_disk() {
