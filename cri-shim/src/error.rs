@@ -94,11 +94,16 @@ impl Error {
             Self::Spec(error) => error.code(),
             Self::Stream(StreamError::Invalid { .. }) => Code::InvalidArgument,
             Self::Stream(StreamError::TooMany { .. }) => Code::ResourceExhausted,
+            Self::Io { source, .. } if is_no_space(source.kind()) => Code::ResourceExhausted,
             Self::Stream(_) | Self::Record(_) | Self::Io { .. } => Code::Internal,
             Self::Part { code, .. } => *code,
             Self::Several(errors) => errors.first().map_or(Code::Unknown, Self::code),
         }
     }
+}
+
+fn is_no_space(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl From<Error> for Status {

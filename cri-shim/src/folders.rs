@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/sandboxes/ID/{hostname,hosts,resolv.conf}     durable
 //! ROOT/containers/ID/exit.json                       how it ended, once it has
+//! ROOT/reserve                                       room kept back for what makes room on a full disk
 //! ROOT/containers/ID/volumes/N                       VOLUMEs of its image that nothing is mounted at
 //! STATE/sandboxes/ID/life.json                       what a reboot ends
 //! STATE/sandboxes/ID/ns/{net,ipc,uts,user}           pinned namespaces
@@ -42,6 +43,11 @@ impl Folders {
         let files = [self.all_sandbox_files(), self.all_container_files()];
         let all = files.into_iter().chain([self.all_sandbox_states(), self.all_container_states()]);
         all.into_iter().try_for_each(|dir| std::fs::create_dir_all(&dir).map_err(|error| about(&dir, error)))
+    }
+
+    /// On the disk of containerd's root, as a rule.
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
 
     pub fn all_sandbox_files(&self) -> PathBuf {

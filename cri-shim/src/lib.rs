@@ -31,6 +31,7 @@ pub mod keeper;
 pub mod log;
 pub mod options;
 pub mod record;
+mod remnant;
 pub mod restore;
 pub mod run;
 pub mod sandbox;

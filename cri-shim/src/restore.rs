@@ -11,6 +11,7 @@
 //! | a task that has ended | its end is written down, the task deleted, and the last output put into the log |
 //! | an end that is written down, with pipes beside it | the last output is put into the log |
 //! | no task, though it began | ended, nobody knows how |
+//! | a record that cannot be read | a sandbox: the record in its life, or else to be torn down; a container: by what else is known of it (`remnant.rs`) |
 //! | files, snapshots and pipes of what containerd has no record of | removed |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use containerd_client::services::v1::Container as Stored;
 use containerd_client::types::v1::{Process, Status};
 use futures::future::join_all;
+use serde::de::DeserializeOwned;
 
 use crate::container::exec::Command;
 use crate::container::exec_sync::end_left_behind;
@@ -29,6 +31,7 @@ use crate::containerd::tasks::{self, nanos};
 use crate::error::{Error, Result};
 use crate::folders::{SandboxFolders, names};
 use crate::record::from_extension;
+use crate::remnant;
 use crate::sandbox::record::{Life, Phase, SandboxRecord};
 use crate::sandbox::{self, Sandbox};
 use crate::shim::{Shim, blocking};
@@ -97,15 +100,17 @@ fn task(process: Option<&Process>) -> Task {
 /// Reads what containerd and the disk know into the indexes, goes on with what runs and undoes what is half-made.
 ///
 /// # Errors
-/// Where containerd does not answer, or a record cannot be read: nothing is undone then.
+/// Where containerd does not answer: nothing is undone then.
 pub async fn restore(shim: &Arc<Shim>) -> Result<()> {
     let (stored, tasks) = futures::try_join!(shim.containerd.list_containers(), shim.containerd.tasks())?;
     let tasks: BTreeMap<&str, &Process> = tasks.iter().map(|process| (task_name(process), process)).collect();
     join_all(tasks.iter().map(|(id, process)| resume(shim, id, process))).await;
     let (mut sandboxes, mut containers) = (Vec::new(), Vec::new());
     for one in &stored {
-        sandboxes.extend(read::<SandboxRecord>(one, sandbox::record::EXTENSION)?);
-        containers.extend(read::<ContainerRecord>(one, container::record::EXTENSION)?);
+        let of_life = |one: &Stored| Some(Life::read(&shim.folders.sandbox(&one.id).life())?.record);
+        let otherwise = |one: &Stored| of_life(one).unwrap_or_else(|| remnant::sandbox(one));
+        sandboxes.extend(read::<SandboxRecord>(one, sandbox::record::EXTENSION, otherwise));
+        containers.extend(read::<ContainerRecord>(one, container::record::EXTENSION, remnant::container));
     }
     let used: BTreeSet<String> = containers.iter().map(|record| record.sandbox.clone()).collect();
     let restored = containers.into_iter().map(|record| {
@@ -137,9 +142,13 @@ fn task_name(process: &Process) -> &str {
     if process.container_id.is_empty() { &process.id } else { &process.container_id }
 }
 
-fn read<T: serde::de::DeserializeOwned>(stored: &Stored, kind: &'static str) -> Result<Option<T>> {
-    let extension = stored.extensions.get(kind);
-    Ok(extension.map(|extension| from_extension(kind, &stored.id, extension)).transpose()?)
+/// One that cannot be read keeps no other from being restored.
+fn read<T: DeserializeOwned>(stored: &Stored, kind: &'static str, otherwise: impl Fn(&Stored) -> T) -> Option<T> {
+    let record = from_extension(kind, &stored.id, stored.extensions.get(kind)?);
+    Some(record.unwrap_or_else(|error| {
+        tracing::error!(id = stored.id, "what is known of it counts, for whoever removes it: {error}");
+        otherwise(stored)
+    }))
 }
 
 async fn restore_container(shim: &Arc<Shim>, record: ContainerRecord, found: Task) {

@@ -132,7 +132,7 @@ async fn prepare(options: &Options, carried: Carried) -> anyhow::Result<Shim> {
     let cgroups = kernel::cgroup::Cgroups::detect()
         .inspect_err(|error| tracing::warn!("nothing is counted, and no kill for want of memory is known: {error}"))
         .ok();
-    let containerd = Containerd::new(&options.containerd);
+    let containerd = Containerd::new(&options.containerd).with_reserve(folders.reserve());
     Ok(Shim {
         settings: Settings {
             handlers,

@@ -12,7 +12,7 @@ use crate::containerd::tasks::{self, ProcessId};
 use crate::error::{Error, Result};
 use crate::log::ContainerIo;
 use crate::record::now;
-use crate::shim::{Shim, blocking};
+use crate::shim::{Shim, blocking, persist};
 
 /// How long output may take to reach the log after the end. Beyond it somebody else holds the pipe, and the log goes on.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -120,15 +120,33 @@ fn oom_kills(shim: &Shim, record: &ContainerRecord, code: u32) -> u64 {
 
 /// Keeps the end, then deletes the task. Where the disk refuses the first, containerd goes on keeping the task, which
 /// knows its exit too.
-async fn conclude(shim: &Shim, container: &Container, exit: &Exit) {
+async fn conclude(shim: &Arc<Shim>, container: &Arc<Container>, exit: &Exit) {
     let id = &container.record().id;
     if let Err(error) = keep_exit(shim, id, exit).await {
-        tracing::error!(id, "the container's end is not on disk, its task stays until it is removed: {error}");
+        tracing::error!(id, "the container's end is not on disk, its task stays until it is: {error}");
+        conclude_later(shim, container, exit.clone());
         return;
     }
     if let Err(error) = delete_task(shim, id).await {
         tracing::warn!(id, "the task of a container that ended stays until it is removed: {error}");
     }
+}
+
+/// As soon as there is room, unless the container is removed before.
+fn conclude_later(shim: &Arc<Shim>, container: &Arc<Container>, exit: Exit) {
+    let (shim, container) = (shim.clone(), container.clone());
+    let id = container.record().id.clone();
+    persist(format!("keep how container {id} ended"), move || {
+        let (shim, container, id, exit) = (shim.clone(), container.clone(), id.clone(), exit.clone());
+        async move {
+            let _turn = container.turn.lock().await;
+            if shim.containers.get(&id).is_none() {
+                return Ok(());
+            }
+            keep_exit(&shim, &id, &exit).await?;
+            delete_task(&shim, &id).await
+        }
+    });
 }
 
 /// Keeps how a container ended.

@@ -15,7 +15,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod update;
-mod volumes;
+pub(crate) mod volumes;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 

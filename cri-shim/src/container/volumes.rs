@@ -17,7 +17,7 @@ use crate::shim::{Shim, blocking};
 const MOST: usize = 64;
 
 /// Keys of the snapshots of a container's first `count` image volumes; at most [`MOST`].
-pub(super) fn keys(id: &str, count: usize) -> Vec<String> {
+pub(crate) fn keys(id: &str, count: usize) -> Vec<String> {
     (0..count.min(MOST)).map(|n| format!("{id}-image-{n}")).collect()
 }
 

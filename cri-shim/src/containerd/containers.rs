@@ -65,8 +65,11 @@ impl Containerd {
     /// # Errors
     /// What containerd said.
     pub async fn delete_container(&self, id: &str) -> Result<()> {
-        let answer = self.containers().delete(request(DeleteContainerRequest { id: id.to_owned() })).await;
-        match answer.map(drop).map_err(Error::of(format!("delete container {id}"))) {
+        let delete = async || {
+            let answer = self.containers().delete(request(DeleteContainerRequest { id: id.to_owned() })).await;
+            answer.map(drop).map_err(Error::of(format!("delete container {id}")))
+        };
+        match self.freeing(delete).await {
             Err(error) if error.is_not_found() => Ok(()),
             other => other,
         }

@@ -101,12 +101,13 @@ impl Containerd {
     /// # Errors
     /// Where containerd fails.
     pub async fn content_abort(&self, reference: &str) -> Result<()> {
-        match self.content().abort(request(AbortRequest { r#ref: reference.to_owned() })).await {
-            Ok(_) => Ok(()),
-            Err(status) => match Error::of(format!("abort the write {reference}"))(status) {
-                Error::NotFound { .. } => Ok(()),
-                error => Err(error),
-            },
+        let abort = async || {
+            let answer = self.content().abort(request(AbortRequest { r#ref: reference.to_owned() })).await;
+            answer.map_err(Error::of(format!("abort the write {reference}")))
+        };
+        match self.freeing(abort).await {
+            Err(Error::NotFound { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

@@ -62,14 +62,15 @@ impl Containerd {
     /// # Errors
     /// Where containerd fails.
     pub async fn image_delete(&self, name: &str, sync: bool) -> Result<()> {
-        let delete = DeleteImageRequest { name: name.to_owned(), sync, target: None };
-        // A collection of garbage may take minutes: it has no deadline.
-        match self.images().delete(unbounded(delete)).await {
-            Ok(_) => Ok(()),
-            Err(status) => match Error::of(format!("delete image \"{name}\""))(status) {
-                Error::NotFound { .. } => Ok(()),
-                error => Err(error),
-            },
+        let delete = async || {
+            let delete = DeleteImageRequest { name: name.to_owned(), sync, target: None };
+            // A collection of garbage may take minutes: it has no deadline.
+            let answer = self.images().delete(unbounded(delete)).await;
+            answer.map_err(Error::of(format!("delete image \"{name}\"")))
+        };
+        match self.freeing(delete).await {
+            Err(Error::NotFound { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

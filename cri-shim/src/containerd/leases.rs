@@ -69,12 +69,13 @@ impl Containerd {
     }
 
     async fn lease_delete(&self, id: &str) -> Result<()> {
-        match self.leases().delete(request(DeleteRequest { id: id.to_owned(), sync: false })).await {
-            Ok(_) => Ok(()),
-            Err(status) => match Error::of(format!("delete lease {id}"))(status) {
-                Error::NotFound { .. } => Ok(()),
-                error => Err(error),
-            },
+        let delete = async || {
+            let answer = self.leases().delete(request(DeleteRequest { id: id.to_owned(), sync: false })).await;
+            answer.map_err(Error::of(format!("delete lease {id}")))
+        };
+        match self.freeing(delete).await {
+            Err(Error::NotFound { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -8,11 +8,13 @@ pub mod diff;
 pub mod images;
 pub mod introspection;
 pub mod leases;
+mod reserve;
 pub mod runc;
 pub mod snapshots;
 pub mod tasks;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -47,6 +49,9 @@ pub enum Error {
     Unavailable { attempt: String, message: String },
     #[error("cannot {attempt}: containerd did not finish in time: {message}")]
     DeadlineExceeded { attempt: String, message: String },
+    /// Its disk is full, or a quota is used up: as it says itself.
+    #[error("cannot {attempt}: {message}")]
+    NoSpace { attempt: String, message: String },
     #[error("cannot {attempt}: {message}")]
     Other { attempt: String, message: String },
 }
@@ -66,6 +71,7 @@ impl Error {
                 Code::Unimplemented => Self::Unimplemented { attempt, message },
                 Code::Unavailable => Self::Unavailable { attempt, message },
                 Code::DeadlineExceeded | Code::Cancelled => Self::DeadlineExceeded { attempt, message },
+                _ if is_no_space(&message) => Self::NoSpace { attempt, message },
                 _ => Self::Other { attempt, message },
             }
         }
@@ -73,6 +79,10 @@ impl Error {
 
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
     }
 
     pub fn is_already_exists(&self) -> bool {
@@ -88,9 +98,15 @@ impl Error {
             Self::Unimplemented { .. } => Code::Unimplemented,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Self::NoSpace { .. } => Code::ResourceExhausted,
             Self::Other { .. } => Code::Unknown,
         }
     }
+}
+
+/// containerd has no code for it and passes on what the kernel calls ENOSPC and EDQUOT.
+fn is_no_space(message: &str) -> bool {
+    ["no space left on device", "disk quota exceeded"].iter().any(|text| message.contains(text))
 }
 
 /// A containerd. Cloning shares the connection, which is made at the first call and again after it broke.
@@ -98,6 +114,7 @@ impl Error {
 pub struct Containerd {
     channel: Channel,
     socket: PathBuf,
+    reserve: Option<Arc<reserve::Reserve>>,
 }
 
 impl Containerd {
@@ -110,7 +127,8 @@ impl Containerd {
         });
         // The address is never used: the socket is. HTTP/2 windows of containerd's own clients.
         let endpoint = Endpoint::from_static("http://containerd").initial_stream_window_size(1 << 20);
-        Self { channel: endpoint.connect_with_connector_lazy(connect), socket: socket.to_owned() }
+        let channel = endpoint.connect_with_connector_lazy(connect);
+        Self { channel, socket: socket.to_owned(), reserve: None }
     }
 
     pub fn channel(&self) -> Channel {
@@ -152,5 +170,8 @@ mod tests {
         assert!(gone.is_not_found());
         assert_eq!(gone.to_string(), "cannot load container \"abc\": not found: container \"abc\": not found");
         assert_eq!(Error::of("x")(Status::internal("y")).code(), Code::Unknown);
+        let full = Error::of("write content a")(Status::unknown("write /x/meta.db: no space left on device"));
+        assert_eq!(full.to_string(), "cannot write content a: write /x/meta.db: no space left on device");
+        assert_eq!(full.code(), Code::ResourceExhausted);
     }
 }

@@ -152,8 +152,11 @@ impl Snapshotter {
     /// # Errors
     /// [`Error::FailedPrecondition`] while others stand on it.
     pub async fn remove(&self, key: &str) -> Result<()> {
-        let remove = RemoveSnapshotRequest { snapshotter: self.name.clone(), key: key.to_owned() };
-        match self.client().remove(unbounded(remove)).await.map_err(self.attempt("remove", key)) {
+        let remove = async || {
+            let remove = RemoveSnapshotRequest { snapshotter: self.name.clone(), key: key.to_owned() };
+            self.client().remove(unbounded(remove)).await.map_err(self.attempt("remove", key))
+        };
+        match self.containerd.freeing(remove).await {
             Err(Error::NotFound { .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }

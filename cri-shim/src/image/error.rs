@@ -40,6 +40,11 @@ fn told(failures: &[HostFailure]) -> String {
 }
 
 impl ImageError {
+    /// Whether there was no room for it on containerd's disk.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Containerd(error) if error.is_no_space())
+    }
+
     /// The gRPC code that the kubelet gets.
     pub fn code(&self) -> Code {
         match self {

@@ -139,13 +139,16 @@ impl Images {
         let Some(mut writer) = self.open(ingest).await? else {
             return self.0.containerd.content_label(ingest.digest, labels).await;
         };
-        let mut rest = bytes.slice(usize::try_from(writer.offset()).unwrap_or(usize::MAX).min(bytes.len())..);
-        while rest.len() > super::layers::CHUNK {
-            writer.write(rest.split_to(super::layers::CHUNK)).await?;
-        }
-        let outcome = writer.commit(rest, labels).await;
-        if let Err(Error::FailedPrecondition { .. }) = outcome {
-            // What another run wrote before was wrong.
+        let outcome = async {
+            let mut rest = bytes.slice(usize::try_from(writer.offset()).unwrap_or(usize::MAX).min(bytes.len())..);
+            while rest.len() > super::layers::CHUNK {
+                writer.write(rest.split_to(super::layers::CHUNK)).await?;
+            }
+            writer.commit(rest, labels).await
+        };
+        let outcome = outcome.await;
+        // What another run wrote before was wrong, or what was written fills the disk.
+        if let Err(Error::FailedPrecondition { .. } | Error::NoSpace { .. }) = outcome {
             self.0.containerd.content_abort(ingest.reference).await?;
         }
         outcome
@@ -193,8 +196,23 @@ impl Images {
             }
             Ok(())
         };
-        futures::try_join!(fetch, unpack)?;
-        Ok(())
+        let outcome = futures::try_join!(fetch, unpack).map(drop);
+        if outcome.as_ref().is_err_and(ImageError::is_no_space) {
+            self.give_up(layers).await;
+        }
+        outcome
+    }
+
+    /// Throws away what came of layers. Else it would stay for a day, to be gone on with, and keep a full disk full.
+    async fn give_up(&self, layers: &[Descriptor]) {
+        for layer in layers {
+            let digest = layer.digest.as_str();
+            // Another pull may be fetching it.
+            let Some(_held) = self.0.blobs.try_lock(digest) else { continue };
+            if let Err(error) = self.0.containerd.content_abort(&layer_reference(digest)).await {
+                tracing::warn!(%error, "what came of a layer stays on the full disk");
+            }
+        }
     }
 
     async fn layer_in_turn(
@@ -226,6 +244,11 @@ impl Images {
         }
         Ok(())
     }
+}
+
+/// Under which a layer's bytes are written until they are all there.
+pub(super) fn layer_reference(digest: &str) -> String {
+    format!("layer-{digest}")
 }
 
 /// The names under which an image is kept. The reference is the last: when it is there, all are.

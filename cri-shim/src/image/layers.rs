@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use tokio::time::sleep;
 
-use super::install::{Installation, Source};
+use super::install::{Installation, Source, layer_reference};
 use super::manifest::Descriptor;
 use super::registry::failure::{FailureKind, HostFailure, pause};
 use super::registry::{Host, Registry};
@@ -101,7 +101,7 @@ impl Images {
         }
         let mut labels = what.source.labels();
         labels.insert("containerd.io/uncompressed".to_owned(), diff_id.to_owned());
-        let reference = format!("layer-{digest}");
+        let reference = layer_reference(digest);
         let ingest = Ingest { reference: &reference, total: layer.size, digest };
         match &what.source {
             Source::Archive(archive) => Ok(self.store(ingest, &archive.blob(layer)?, labels).await?),

@@ -18,6 +18,8 @@ use crate::folders::Folders;
 const LOOK: Duration = Duration::from_secs(10);
 /// So long it waits for a `bosun cri` while it holds nothing.
 const LONELY: Duration = Duration::from_secs(60);
+/// After it could not accept a client, mostly for want of descriptors: who waits there would be told of again at once.
+const PAUSE: Duration = Duration::from_millis(100);
 /// An answer is a few bytes: who does not take it has gone wrong.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -55,15 +57,20 @@ fn keep(socket: &Path, listener: &UnixListener, mut held: Held) -> io::Result<()
     let own = number(socket);
     let mut clients: Vec<Client> = Vec::new();
     let mut alone_since = Instant::now();
+    let mut refused: Option<Instant> = None;
     loop {
-        let all: Vec<_> = [listener.as_fd()].into_iter().chain(clients.iter().map(|one| one.stream.as_fd())).collect();
-        let ready = kernel::poll::readable(&all, LOOK)?;
-        let mut of_clients = ready.iter().skip(1);
-        clients.retain_mut(|client| of_clients.next() != Some(&true) || client.converse(&mut held).is_ok());
-        if ready.first() == Some(&true)
-            && let Ok((stream, _)) = listener.accept()
-        {
-            clients.push(Client { stream, line: Vec::new() });
+        let rest = rest(refused.map(|at| at.elapsed()));
+        let listening = rest.is_none().then(|| listener.as_fd());
+        let all: Vec<_> = clients.iter().map(|one| one.stream.as_fd()).chain(listening).collect();
+        let ready = kernel::poll::readable(&all, rest.unwrap_or(LOOK))?;
+        let mut each = ready.iter();
+        clients.retain_mut(|client| each.next() != Some(&true) || client.converse(&mut held).is_ok());
+        if each.next() == Some(&true) {
+            match listener.accept() {
+                Ok((stream, _)) => clients.push(Client { stream, line: Vec::new() }),
+                // What clients give up meanwhile, and what has gone, frees descriptors.
+                Err(_) => refused = Some(Instant::now()),
+            }
         }
         if !clients.is_empty() {
             alone_since = Instant::now();
@@ -76,6 +83,11 @@ fn keep(socket: &Path, listener: &UnixListener, mut held: Held) -> io::Result<()
             }
         }
     }
+}
+
+/// How long no client is accepted yet, so long after one could not be.
+fn rest(since: Option<Duration>) -> Option<Duration> {
+    PAUSE.checked_sub(since?).filter(|rest| !rest.is_zero())
 }
 
 /// Which file the socket is: with the folder gone, or another keeper's socket in its place, nobody can speak to us.
@@ -169,6 +181,15 @@ mod tests {
         assert!(is_over(true, true, long));
         assert!(!is_over(true, false, long), "it holds output");
         assert!(is_over(false, false, Duration::ZERO), "nobody can speak to it");
+    }
+
+    #[test]
+    fn after_a_client_that_could_not_be_accepted_it_rests() {
+        assert_eq!(rest(None), None);
+        assert_eq!(rest(Some(Duration::ZERO)), Some(PAUSE));
+        assert_eq!(rest(Some(PAUSE / 4)), Some(PAUSE * 3 / 4));
+        assert_eq!(rest(Some(PAUSE)), None);
+        assert_eq!(rest(Some(PAUSE * 2)), None);
     }
 
     fn ask(stream: &UnixStream, line: &str) -> String {

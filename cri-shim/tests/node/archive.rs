@@ -44,6 +44,16 @@ pub fn pause() -> &'static [u8] {
     image(cri_shim::run::PAUSE_IMAGE, &layer.into_inner().unwrap(), &config).leak()
 }
 
+/// An image of `count` layers of so many bytes each, and no program.
+pub fn large(count: u8, size: usize) -> Vec<u8> {
+    let layer = |n: u8| {
+        let mut layer = tar::Builder::new(Vec::new());
+        append(&mut layer, &format!("file{n}"), tar::EntryType::Regular, 0o644, &vec![n; size]);
+        layer.into_inner().unwrap()
+    };
+    image_of("large", &(0..count).map(layer).collect::<Vec<_>>(), &json!({}))
+}
+
 fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, mode: u32, content: &[u8]) {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
@@ -57,14 +67,18 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn image(name: &str, layer: &[u8], config: &Value) -> Vec<u8> {
+    image_of(name, &[layer.to_vec()], config)
+}
+
+fn image_of(name: &str, layers: &[Vec<u8>], config: &Value) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut blob = |media_type: &str, bytes: &[u8]| {
         let hex = digest(bytes);
         append(&mut archive, &format!("blobs/sha256/{hex}"), tar::EntryType::Regular, 0o644, bytes);
         json!({ "mediaType": media_type, "digest": format!("sha256:{hex}"), "size": bytes.len() })
     };
-    let layers = json!([blob("application/vnd.oci.image.layer.v1.tar", layer)]);
-    let diff_ids = [format!("sha256:{}", digest(layer))];
+    let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", digest(layer))).collect();
+    let layers: Vec<_> = layers.iter().map(|layer| blob("application/vnd.oci.image.layer.v1.tar", layer)).collect();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture,

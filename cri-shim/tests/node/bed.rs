@@ -44,6 +44,8 @@ pub const IMAGE: &str = "test.local/busybox:1";
 /// A machine with containerd; the shim is started on it as often as a test likes.
 pub struct Node {
     pub folder: PathBuf,
+    /// What a node has on its disk: containerd's root and the shim's.
+    pub disk: PathBuf,
     pub containerd: Containerd,
     name: String,
     daemon: Child,
@@ -58,6 +60,11 @@ pub struct Served {
 
 /// Runs `test` as PID 1's child of a machine of its own: this program starts itself again in there. `name` is the test's.
 pub fn on_a_node(name: &str, test: impl AsyncFnOnce(&mut Node)) {
+    on_a_node_with(name, None, test);
+}
+
+/// As [`on_a_node`], with a disk of its own: a tmpfs of these options.
+pub fn on_a_node_with(name: &str, disk: Option<&str>, test: impl AsyncFnOnce(&mut Node)) {
     if let Some(socket) = std::env::var_os(KEEPER) {
         return cri_shim::keeper::serve(Path::new(&socket)).unwrap();
     }
@@ -67,6 +74,10 @@ pub fn on_a_node(name: &str, test: impl AsyncFnOnce(&mut Node)) {
         return runtime.block_on(async {
             if std::env::var_os(SHIM).is_some() {
                 return shim(folder, name).await;
+            }
+            std::fs::create_dir_all(disk_in(folder)).unwrap();
+            if let Some(options) = disk {
+                kernel::mount::mount("tmpfs", "tmpfs", &disk_in(folder), options).unwrap();
             }
             let mut node = Node::start(folder, name).await;
             test(&mut node).await;
@@ -99,6 +110,10 @@ pub fn cgroup(path: &Path) -> String {
     format!("/bosun-test-{node}")
 }
 
+fn disk_in(folder: &Path) -> PathBuf {
+    folder.join("disk")
+}
+
 pub fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
@@ -112,7 +127,7 @@ impl Node {
         // Its own CRI plugin would look at our containers.
         let text = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
-            folder.join("containerd"),
+            disk_in(folder).join("containerd"),
             state.join("containerd"),
             state.join("containerd.sock")
         );
@@ -123,7 +138,8 @@ impl Node {
         let daemon = command.spawn().unwrap();
         let containerd = Containerd::new(&state.join("containerd.sock"));
         until("containerd answers", async || containerd.version().await.is_ok()).await;
-        let node = Self { folder: folder.to_owned(), containerd, name: name.to_owned(), daemon };
+        let disk = disk_in(folder);
+        let node = Self { folder: folder.to_owned(), disk, containerd, name: name.to_owned(), daemon };
         node.images().import(archive::busybox(IMAGE).into()).await.unwrap();
         node.network();
         node
@@ -136,7 +152,7 @@ impl Node {
             max_concurrent_downloads: 3,
             stall: Duration::from_secs(10),
             pinned: Vec::new(),
-            root: self.folder.join("containerd"),
+            root: self.disk.join("containerd"),
         };
         Images::new(self.containerd.clone(), settings)
     }
@@ -165,7 +181,7 @@ impl Node {
     }
 
     pub fn root(&self) -> PathBuf {
-        self.folder.join("root")
+        self.disk.join("root")
     }
 
     pub fn state(&self) -> PathBuf {
@@ -228,8 +244,8 @@ async fn shim(folder: &Path, name: &str) {
         ("--containerd", "/run/node/containerd.sock".into()),
         ("--cni-conf-dir", folder.join("conf").display().to_string()),
         ("--cni-bin-dir", folder.join("bin").display().to_string()),
-        ("--cni-cache-dir", folder.join("cni").display().to_string()),
-        ("--root", folder.join("root").display().to_string()),
+        ("--cni-cache-dir", disk_in(folder).join("cni").display().to_string()),
+        ("--root", disk_in(folder).join("root").display().to_string()),
         ("--state", "/run/node/cri".into()),
     ];
     let words = words.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);

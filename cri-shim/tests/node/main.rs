@@ -5,6 +5,8 @@
 mod archive;
 mod bed;
 mod checkpoint;
+mod disk;
 mod pods;
+mod registry;
 mod restarts;
 mod streams;

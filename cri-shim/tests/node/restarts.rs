@@ -148,6 +148,53 @@ fn open_files(pid: u32) -> Vec<PathBuf> {
     entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
 }
 
+/// Makes the record of a sandbox or container such that nobody can read it.
+async fn garble(node: &Node, id: &str) {
+    let mut stored = node.containerd.container(id).await.unwrap();
+    assert_eq!(stored.extensions.len(), 1);
+    stored.extensions.values_mut().for_each(|record| record.value.truncate(9));
+    node.containerd.update_container(stored, &["extensions"]).await.unwrap();
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_no_other_pod() {
+    on_a_node("restarts::a_record_that_cannot_be_read_keeps_no_other_pod", async |node| {
+        let mut shim = node.serve().await;
+        let mut pods = Vec::new();
+        for name in ["whole", "garbled", "lost"] {
+            let sandbox = shim.run(&pod(name, &node.folder.join("logs"))).await;
+            let id = shim.create(&sandbox, &container("app", "while :; do sleep 1; done")).await;
+            shim.start(&id).await;
+            pods.push((sandbox, id));
+        }
+        shim.end().await;
+        for (sandbox, id) in &pods[1..] {
+            garble(node, sandbox).await;
+            garble(node, id).await;
+        }
+        std::fs::remove_file(node.state().join("sandboxes").join(&pods[2].0).join("life.json")).unwrap();
+
+        let mut shim = node.serve().await;
+        for (n, (sandbox, id)) in pods.iter().enumerate() {
+            let status = shim.sandbox(sandbox).await;
+            // Its life has its record, too.
+            let known = if n < 2 { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready };
+            assert_eq!(status.state(), known, "{status:?}");
+            assert!(status.labels.contains_key("app"));
+            assert_eq!(shim.status(id).await.state(), ContainerState::ContainerRunning);
+        }
+        let log = std::fs::read_to_string(node.folder.join("shim.log")).unwrap();
+        assert!(log.contains(&format!("cannot read the bosun.container.v1 record of {}", pods[1].1)), "{log}");
+        let request = RemoveContainerRequest { container_id: pods[1].1.clone() };
+        shim.runtime.remove_container(request).await.unwrap();
+        for (sandbox, _) in &pods {
+            shim.stop_and_remove(sandbox).await;
+        }
+        nothing_is_left(node).await;
+        shim.end().await;
+    });
+}
+
 #[test]
 fn containerd_may_be_restarted_under_it() {
     on_a_node("restarts::containerd_may_be_restarted_under_it", async |node| {
