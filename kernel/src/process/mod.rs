@@ -47,15 +47,35 @@ const TUNABLES: &str = "GLIBC_TUNABLES";
 /// Where this program cannot be run again; it may go on as it is.
 pub unsafe fn without_thread_caches() -> io::Result<()> {
     let told = std::env::var(TUNABLES).unwrap_or_default();
-    if let Some(others) = told.strip_suffix(NO_THREAD_CACHES) {
-        let others = others.trim_end_matches(':');
-        // SAFETY: the caller's promise.
-        unsafe { if others.is_empty() { std::env::remove_var(TUNABLES) } else { std::env::set_var(TUNABLES, others) } }
-        return Ok(());
+    match uncached(&told) {
+        Tunables::Taken(others) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if others.is_empty() { std::env::remove_var(TUNABLES) } else { std::env::set_var(TUNABLES, others) }
+            }
+            Ok(())
+        }
+        Tunables::ToTake(all) => {
+            let mut again = std::process::Command::new(std::env::current_exe()?);
+            Err(again.args(std::env::args_os().skip(1)).env(TUNABLES, all).exec())
+        }
     }
-    let all = if told.is_empty() { NO_THREAD_CACHES.to_owned() } else { format!("{told}:{NO_THREAD_CACHES}") };
-    let mut again = std::process::Command::new(std::env::current_exe()?);
-    Err(again.args(std::env::args_os().skip(1)).env(TUNABLES, all).exec())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Tunables<'a> {
+    /// This program began with it; what the environment had before.
+    Taken(&'a str),
+    /// What it has to begin with.
+    ToTake(String),
+}
+
+fn uncached(told: &str) -> Tunables<'_> {
+    match told.strip_suffix(NO_THREAD_CACHES) {
+        Some(others) => Tunables::Taken(others.trim_end_matches(':')),
+        None if told.is_empty() => Tunables::ToTake(NO_THREAD_CACHES.to_owned()),
+        None => Tunables::ToTake(format!("{told}:{NO_THREAD_CACHES}")),
+    }
 }
 
 /// Gives freed memory back to the kernel. The C library keeps what a burst of work used, for the next.
@@ -210,4 +230,17 @@ pub fn feed(words: &[String], write: impl FnOnce(&mut dyn io::Write) -> io::Resu
         return Err(RunError::Failed { program, status: output.status, said });
     }
     wrote.map_err(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_begins_anew_does_so_once_and_leaves_the_environment_as_it_was() {
+        for told in ["", "glibc.malloc.perturb=1"] {
+            let Tunables::ToTake(all) = uncached(told) else { panic!("{told}") };
+            assert_eq!(uncached(&all), Tunables::Taken(told));
+        }
+    }
 }
