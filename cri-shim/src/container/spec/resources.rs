@@ -161,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn a_status_tells_what_was_set() {
-        let status = told(&spec(&wanted()));
-        assert_eq!(status, LinuxContainerResources { memory_swap_limit_in_bytes: 1 << 20, ..wanted() });
+    fn a_spec_has_what_was_asked_for() {
+        let told = told(&spec(&wanted()));
+        assert_eq!(told, LinuxContainerResources { memory_swap_limit_in_bytes: 1 << 20, ..wanted() });
     }
 
     #[test]
